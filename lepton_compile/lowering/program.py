@@ -1,0 +1,208 @@
+"""Program: what lowering hands to code generation.
+
+A program is a list of named buffers, the kernels that fill them, and the order of the calls. It knows nothing of ONNX but
+the names of the tensors that its buffers hold and of the nodes that its calls compute, which is what bisection, profiles
+and error messages speak of. Control flow is a step of its own and becomes C control flow in the driver.
+
+A dimension is an integer or, for a symbolic one, the name of an entry of `Program.dimensions`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from tvm import tirx
+
+Dim: TypeAlias = int | str
+Shape: TypeAlias = tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the logical axes of a tensor lie in memory.
+
+    Attributes:
+        block: 0 for row-major. Otherwise axis 1 (channels) of an N, C, spatial... tensor is split into blocks of this many,
+            and the position inside a block becomes the innermost axis: N, ceil(C / block), spatial..., block. Lanes past
+            the last channel are padding: they may hold anything, and no kernel lets them reach a real channel.
+    """
+
+    block: int = 0
+
+    def physical_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in memory of a tensor of this logical shape."""
+        if not self.block:
+            return shape
+        n, c, *spatial = shape
+        return (n, -(-c // self.block), *spatial, self.block)
+
+    def __str__(self) -> str:
+        return f"NC...{self.block}c" if self.block else "plain"
+
+
+PLAIN = Layout()
+
+
+class Storage(enum.Enum):
+    """Who owns the memory of a buffer."""
+
+    INPUT = "input"  # the caller, read only
+    OUTPUT = "output"  # the caller, or the arena when the caller passes no memory
+    WEIGHT = "weight"  # the read-only table of weights
+    ARENA = "arena"  # the instance's arena, at an offset that the memory plan gives
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor in memory.
+
+    Attributes:
+        name: Unique in the program; a C identifier.
+        shape: Logical shape, in ONNX's axis order.
+        dtype: numpy's name of the element type ("float32", "int64", "bool", ...).
+        layout: How the axes lie in memory.
+        storage: Who owns the memory.
+        tensor: The ONNX value that this buffer holds once its producer has run, if it is one.
+        view_of: Another buffer whose memory, from its first byte, this one reinterprets (a Reshape costs nothing).
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    layout: Layout = PLAIN
+    storage: Storage = Storage.ARENA
+    tensor: str | None = None
+    view_of: str | None = None
+
+    def physical_shape(self) -> tuple[int, ...]:
+        """The shape in memory; raises TypeError when a dimension is symbolic."""
+        sizes = tuple(dim for dim in self.shape if isinstance(dim, int))
+        if len(sizes) != len(self.shape):
+            raise TypeError(f"buffer {self.name} has symbolic dimensions {self.shape}")
+        return self.layout.physical_shape(sizes)
+
+    def nbytes(self) -> int:
+        """Size in bytes, block padding included."""
+        count = 1
+        for size in self.physical_shape():
+            count *= size
+        return count * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A C function over raw pointers and a range of its outermost loop.
+
+    `int32_t NAME(const T *in0, ..., T *out0, ..., int32_t dim0, ..., int32_t begin, int32_t end)`
+
+    Attributes:
+        name: The C function's name, without the model's prefix. Equal computations share one kernel.
+        function: Its TVM function; the parameters are buffers, inputs first. Not part of equality.
+        inputs: How many of the leading parameters are inputs.
+        outputs: How many parameters after them are outputs.
+        blocks: Extent of the outermost loop; [0, blocks) is the whole computation, and any split of it into ranges, run in
+            any order or at once, gives the same result.
+        family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
+        operations: Floating-point operations of one whole call, a multiply-add counting as two.
+        nodes: The ONNX node names it was first made for; what an error in building it names.
+    """
+
+    name: str
+    function: tirx.PrimFunc = field(compare=False)
+    inputs: int
+    outputs: int
+    blocks: int
+    family: str
+    operations: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Run one kernel over its whole range.
+
+    Attributes:
+        kernel: Name of the kernel.
+        arguments: Names of the buffers, inputs first, then outputs.
+        nodes: The ONNX nodes that this call computes.
+        parallel: Whether the range is worth splitting over threads.
+    """
+
+    kernel: str
+    arguments: tuple[str, ...]
+    nodes: tuple[str, ...]
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
+class If:
+    """Run one of two lists of steps; `condition` names a buffer that holds one bool."""
+
+    condition: str
+    then_steps: tuple[Step, ...]
+    else_steps: tuple[Step, ...]
+    node: str
+
+
+Step: TypeAlias = Call | If
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where the arena's buffers lie.
+
+    Attributes:
+        offsets: Byte offset of every ARENA buffer that is no view, and of every OUTPUT buffer (used when the caller passes
+            no memory for it); multiples of 64.
+        arena_bytes: Size of the arena.
+    """
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Buffers, kernels and the order of calls.
+
+    Attributes:
+        name: The model's name, a C identifier: the prefix of every symbol of the library.
+        inputs: Buffers of the model's inputs, in order; always plain layout.
+        outputs: Buffers of the model's outputs, in order; always plain layout.
+        buffers: Every buffer by name, inputs, outputs, weights and views included.
+        weights: Data of the WEIGHT buffers, already in their physical shape.
+        kernels: Every kernel by name.
+        steps: What to run, in order.
+        memory: Where the arena's buffers lie.
+        dimensions: Names of the symbolic dimensions, each an argument of the library's run function and of the kernels.
+    """
+
+    name: str
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+    buffers: Mapping[str, Buffer]
+    weights: Mapping[str, npt.NDArray[np.generic]]
+    kernels: Mapping[str, Kernel]
+    steps: tuple[Step, ...]
+    memory: MemoryPlan
+    dimensions: tuple[str, ...] = ()
+
+    def calls(self) -> Iterator[Call]:
+        """Every call, those inside branches included, in the order they stand."""
+        yield from _calls(self.steps)
+
+
+def _calls(steps: tuple[Step, ...]) -> Iterator[Call]:
+    for step in steps:
+        if isinstance(step, Call):
+            yield step
+        else:
+            yield from _calls(step.then_steps)
+            yield from _calls(step.else_steps)

@@ -1,0 +1,1 @@
+"""The built-in target descriptions, one TOML file each."""
