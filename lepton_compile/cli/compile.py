@@ -1,0 +1,53 @@
+"""`lepton compile`: a model and a target in, the folder of a native library out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lepton_compile
+from lepton_compile.cli.options import Model, Shapes, TargetOption, read_passes, read_shapes, read_text
+from lepton_compile.cli.progress import show_progress
+from lepton_compile.cli.table import format_bytes
+
+
+def compile(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write. [default: NAME.lepton]")
+    ] = None,
+    target: TargetOption = "host",
+    shape: Shapes = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads the library uses by default.")] = None,
+    passes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these passes, as `lepton passes` names them.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Replay a saved plan; nothing is decided.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare with onnxruntime after every pass.")] = False,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the graph after every pass, as ONNX.")
+    ] = None,
+) -> None:
+    """Compile MODEL into a folder with a native library, its C header and a manifest."""
+    folder = output or Path(f"{model.stem}.lepton")
+    shapes = read_shapes(shape)
+    replayed = None if plan is None else lepton_compile.Plan.from_json(read_text(plan))
+    begin = time.perf_counter()
+    with show_progress() as progress:
+        compiled = lepton_compile.compile(
+            model,
+            target,
+            shapes=shapes,
+            threads=threads,
+            passes=read_passes(passes),
+            plan=replayed,
+            verify=verify,
+            dump=dump,
+            progress=progress,
+        )
+        compiled.save(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    typer.echo(f"wrote {folder} ({format_bytes(size)}) for {target} in {time.perf_counter() - begin:.1f} s")

@@ -1,0 +1,87 @@
+"""The options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Model: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+TargetOption: TypeAlias = Annotated[
+    str, typer.Option("--target", metavar="NAME", help="A target's name or file; `lepton targets` lists them.")
+]
+Shapes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1,3,224,224", help="Shape of an input, where the model leaves it open."),
+]
+
+
+def read_pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
+    """Read NAME=VALUE texts. A name may itself contain "=" or ":", so the last "=" parts it from its value.
+
+    Raises:
+        typer.BadParameter: A text has no "=" or no name, or a name is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.rpartition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"'{text}' is not of the form NAME=VALUE", param_hint=f"'{option}'")
+        if name in pairs:
+            raise typer.BadParameter(f"'{name}' is given twice", param_hint=f"'{option}'")
+        pairs[name] = value
+    return pairs
+
+
+def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """Read `--shape` texts, sizes parted by "," or "x"; no sizes at all is a scalar. None when there are no texts.
+
+    Raises:
+        typer.BadParameter: A text is not of the form NAME=1,3,224,224.
+    """
+    shapes = {}
+    for name, sizes in read_pairs("--shape", texts).items():
+        if not re.fullmatch(r"(\d+([,x]\d+)*)?", sizes):
+            raise typer.BadParameter(
+                f"'{sizes}' is not a shape; write {name}=1,3,224,224", param_hint="'--shape'"
+            )
+        shapes[name] = tuple(int(size) for size in re.findall(r"\d+", sizes))
+    return shapes or None
+
+
+def read_passes(text: str | None) -> list[str] | None:
+    """Part a list of passes at the commas that stand outside of settings, as in `a,b{x=1, y=2}`."""
+    if text is None:
+        return None
+    return [name.strip() for name in re.split(r",(?![^{]*\})", text) if name.strip()]
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the user named.
+
+    Raises:
+        typer.BadParameter: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {_why(error)}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        typer.BadParameter: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {path}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
