@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def random_inputs(session: onnxruntime.InferenceSession, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-    """An array for every input: normally distributed where it is of floats; 16000, a sampling rate, where it is a scalar."""
+    """An array per input: normally distributed floats, bytes for integers, and 16000, a sampling rate, for a scalar."""
     random = np.random.default_rng(0)
     inputs = {}
     for entry in session.get_inputs():

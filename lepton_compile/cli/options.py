@@ -37,14 +37,14 @@ def read_pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
 
 
 def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """Read `--shape` texts, sizes parted by "," or "x"; no sizes at all is a scalar. None when there are no texts.
+    """Read `--shape` texts, sizes parted by "," or "x"; None when there are no texts.
 
     Raises:
         typer.BadParameter: A text is not of the form NAME=1,3,224,224.
     """
     shapes = {}
     for name, sizes in read_pairs("--shape", texts).items():
-        if not re.fullmatch(r"(\d+([,x]\d+)*)?", sizes):
+        if not re.fullmatch(r"\d+([,x]\d+)*", sizes):
             raise typer.BadParameter(
                 f"'{sizes}' is not a shape; write {name}=1,3,224,224", param_hint="'--shape'"
             )

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from lepton_compile.cli.options import read_pairs, read_passes, read_shapes
+from lepton_compile.cli.table import format_bytes, format_shape
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("x=1,3,224,224", {"x": (1, 3, 224, 224)}),
+        ("x=1x3x224x224", {"x": (1, 3, 224, 224)}),
+        ("input:0=7", {"input:0": (7,)}),
+        ("a=b=2,3", {"a=b": (2, 3)}),
+        ("empty=0,4", {"empty": (0, 4)}),
+    ],
+)
+def test_shapes(text, shape):
+    assert read_shapes([text]) == shape
+
+
+def test_no_shapes():
+    assert read_shapes(None) is None
+    assert read_shapes([]) is None
+
+
+def test_pairs_keep_what_follows_the_last_equals_sign():
+    assert read_pairs("--input", ["x=a.npy", "k=v=b.npy"]) == {"x": "a.npy", "k=v": "b.npy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        (None, None),
+        ("", []),
+        ("a", ["a"]),
+        ("a, b", ["a", "b"]),
+        ('a{x=1, y="p"},b{z=[1, 2]}, c', ['a{x=1, y="p"}', "b{z=[1, 2]}", "c"]),
+    ],
+)
+def test_passes_part_at_commas_outside_of_settings(text, passes):
+    assert read_passes(text) == passes
+
+
+def test_sizes_for_people():
+    assert [format_bytes(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB"]
+    assert [format_shape(s) for s in ((), (1, "batch", 7))] == ["scalar", "1xbatchx7"]
