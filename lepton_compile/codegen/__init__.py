@@ -1,1 +1,6 @@
-"""codegen."""
+"""Program to Library: kernels to objects, the C driver and header, linking, and the artefact's folder."""
+
+from lepton_compile.codegen.artefact import Library, generate
+from lepton_compile.codegen.pool import shutdown, workers
+
+__all__ = ["Library", "generate", "shutdown", "workers"]

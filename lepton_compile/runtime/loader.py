@@ -5,6 +5,28 @@ This file needs the standard library and numpy alone, and imports nothing else o
 
 from __future__ import annotations
 
+import ctypes
+import difflib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+_FORMAT = 1  # of the folder, as its manifest states it
+_MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime
+
 
 class LeptonError(Exception):
     """Anything that lepton_compile refuses or cannot do.
@@ -37,3 +59,370 @@ class TargetError(LeptonError):
 
 class BuildError(LeptonError):
     """Something that should have worked did not: the fault is in the compiler, a plugin or a tool that it calls."""
+
+
+class _Options(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("threads", ctypes.c_int32),
+        ("parallel_for", ctypes.c_void_p),
+        ("parallel_context", ctypes.c_void_p),
+        ("arena", ctypes.c_void_p),
+        ("arena_bytes", ctypes.c_size_t),
+    ]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a model.
+
+    Attributes:
+        name: As in the ONNX model.
+        dtype: numpy's name of its element type.
+        shape: Its sizes; a name where the size is given with the inputs.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(size) for size in self.shape)}]"
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The array type: bfloat16 travels as its bits where numpy does not know it."""
+        try:
+            return np.dtype(self.dtype)
+        except TypeError:
+            return np.dtype(np.uint16)
+
+
+class CompiledModel:
+    """A compiled model: a handle on the folder that holds its library.
+
+    Calls from several threads take turns; load the folder once per thread to run at the same time (the weights are
+    shared by the operating system).
+
+    Attributes:
+        folder: The artefact's folder.
+        manifest: What the model was made from, what it needs and what it holds.
+        plan: What was decided in compiling it and why; None when it was compiled without a plan.
+        inputs: The inputs, in order.
+        outputs: The outputs, in order.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, keep: object = None
+    ) -> None:
+        """Open a folder.
+
+        Args:
+            folder: What `save` or `lepton compile` wrote.
+            threads: Threads to run on; None: one per processor that the process may use.
+            verify: Whether to compare the library with its hash in the manifest.
+            keep: Something that must live as long as this handle, such as the owner of a temporary folder.
+
+        Raises:
+            ModelError: When the folder holds no compiled model, or a damaged one.
+            LeptonError: When `threads` is out of range.
+        """
+        self.folder = Path(folder)
+        self._threads = _checked_threads(threads)
+        self._keep = keep
+        self.manifest = _read_manifest(self.folder)
+        try:
+            self.name = str(self.manifest["name"])
+            self.inputs = tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in self.manifest["inputs"])
+            self.outputs = tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in self.manifest["outputs"])
+            self._dimensions = tuple(str(name) for name in self.manifest["dimensions"])
+            self._triple = str(self.manifest["triple"])
+            facts = self.manifest["library"]
+            self._library_file = self.folder / str(facts["file"])
+            _check_library(self._library_file, int(facts["bytes"]), str(facts["sha256"]) if verify else None)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.folder / 'manifest.json'} is not the manifest of a compiled model ({error!r})", path=self.folder
+            ) from error
+        plan = self.folder / "plan.json"
+        self.plan: dict[str, Any] | None = _read_json(plan) if plan.exists() else None
+        self._lock = threading.Lock()
+        self._library: ctypes.CDLL | None = None
+        self._instances: dict[int, ctypes.c_void_p] = {}
+
+    def __repr__(self) -> str:
+        return f"CompiledModel({str(self.folder)!r})"
+
+    @property
+    def report(self) -> str:
+        """What was compiled, for a person to read."""
+        memory = self.manifest["memory"]
+        kernels = self.manifest["kernels"]
+        target = self.manifest["target"]
+        lines = [
+            f"{self.name} for {target.get('name', self._triple)} ({self._triple})",
+            *(f"  input  {tensor}" for tensor in self.inputs),
+            *(f"  output {tensor}" for tensor in self.outputs),
+            f"  library {int(self.manifest['library']['bytes']):,} bytes, of which {int(memory['weights_bytes']):,} weights; "
+            f"working memory {int(memory['arena_bytes']):,} bytes",
+            f"  {sum(k['calls'] for k in kernels)} calls of {len(kernels)} kernels, "
+            f"{sum(k['calls'] * k['operations'] for k in kernels) / 1e9:.3f} GFLOP",
+        ]
+        return "\n".join(lines)
+
+    def run(self, inputs: Mapping[str, npt.ArrayLike], *, threads: int | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Run the model once.
+
+        Args:
+            inputs: An array for every input, of its dtype and shape. Lists and numbers are converted where nothing is
+                lost; arrays must have the dtype.
+            threads: Threads to run on, in place of those given at loading.
+
+        Returns:
+            Every output by name, in memory of its own.
+
+        Raises:
+            ShapeError: When an input is missing, unknown, or of another dtype or shape.
+            TargetError: When the library is for another machine.
+        """
+        arrays, sizes = self._checked(inputs)
+        results = {
+            tensor.name: np.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], tensor.numpy_dtype)
+            for tensor in self.outputs
+        }
+        given = _struct(arrays, [sizes[name] for name in self._dimensions])
+        taken = _struct(list(results.values()), [])
+        with self._lock:
+            library, instance = self._opened(self._threads if threads is None else _checked_threads(threads))
+            status = getattr(library, f"{self.name}_run")(instance, ctypes.byref(given), ctypes.byref(taken))
+            if status != 0:
+                raise LeptonError(f"{self.name} can not be run: {self._error(library, instance)}", status=status)
+        return results
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the artefact to a folder, in place of a compiled model that may be there.
+
+        Raises:
+            LeptonError: When it can not be written; an existing folder is then as it was.
+        """
+        return replace_folder(self.folder, folder)
+
+    def _checked(self, inputs: Mapping[str, npt.ArrayLike]) -> tuple[list[npt.NDArray[Any]], dict[str, int]]:
+        """The arrays in the library's order, contiguous, and the sizes of the symbolic dimensions."""
+        names = [tensor.name for tensor in self.inputs]
+        for name in inputs:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
+                hint = (
+                    f"did you mean {' or '.join(map(repr, near))}?"
+                    if near
+                    else f"they are {', '.join(map(repr, names))}"
+                )
+                raise ShapeError(
+                    f"{self.name} has no input {name!r}; {hint if names else 'it has no inputs'}",
+                    tensor=name,
+                    names=names,
+                )
+        arrays = []
+        sizes: dict[str, int] = {}
+        for tensor in self.inputs:
+            if tensor.name not in inputs:
+                raise ShapeError(f"input {tensor.name!r} is missing; it is {tensor}", tensor=tensor.name)
+            array = _checked_array(tensor, inputs[tensor.name])
+            fits = array.ndim == len(tensor.shape)
+            for size, wanted in zip(array.shape, tensor.shape, strict=False):
+                fits = fits and size == (wanted if isinstance(wanted, int) else sizes.setdefault(wanted, size))
+            if not fits:
+                where = {name: size for name, size in sizes.items() if name in tensor.shape}
+                note = f" with {', '.join(f'{n} = {s}' for n, s in where.items())}" if where else ""
+                raise ShapeError(
+                    f"input {tensor.name!r} has shape {list(array.shape)}; the model takes {list(tensor.shape)}{note}",
+                    tensor=tensor.name,
+                    shape=array.shape,
+                    expected=tensor.shape,
+                )
+            arrays.append(np.require(array, requirements=["C", "A"]))
+        return arrays, sizes
+
+    def _opened(self, threads: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
+        """The library and an instance with this many threads (0: one per processor), made on their first use."""
+        if self._library is None:
+            self._library = _open_library(self._library_file, self.name, self._triple)
+        if threads not in self._instances:
+            instance = ctypes.c_void_p()
+            options = _Options(threads=threads)
+            create = getattr(self._library, f"{self.name}_create")
+            if create(ctypes.byref(options), ctypes.byref(instance)) != 0:
+                message = self._error(self._library, None)
+                raise TargetError(f"{self.name} can not be set up: {message}", threads=threads)
+            self._instances[threads] = instance
+            weakref.finalize(self, getattr(self._library, f"{self.name}_destroy"), instance)
+        return self._library, self._instances[threads]
+
+    def _error(self, library: ctypes.CDLL, instance: ctypes.c_void_p | None) -> str:
+        text = getattr(library, f"{self.name}_error")(instance)
+        return bytes(text).decode(errors="replace")
+
+
+def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> CompiledModel:
+    """Open a compiled model.
+
+    Args:
+        folder: What `CompiledModel.save` or `lepton compile` wrote.
+        threads: Threads to run on, at least 1 and at most 256; None: one per processor that the process may use.
+        verify: Whether to compare the library with its hash in the manifest, which reads all of it.
+
+    Raises:
+        ModelError: When the folder holds no compiled model, or a damaged one.
+        LeptonError: When `threads` is out of range.
+    """
+    return CompiledModel(folder, threads=threads, verify=verify)
+
+
+def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> Path:
+    """Copy an artefact to `destination`: written beside it, then renamed, so that a failure leaves it as it was.
+
+    Args:
+        source: The folder of a compiled model.
+        destination: Where the copy goes; a compiled model or an empty folder there is replaced, nothing else.
+
+    Raises:
+        LeptonError: When `destination` is something else, or can not be written.
+    """
+    source = Path(source).absolute()
+    destination = Path(destination).absolute()
+    if destination.exists() and source.samefile(destination):
+        return destination
+    if destination.is_symlink() or destination.is_file():
+        raise LeptonError(f"{destination} is a file; the compiled model needs a folder of that name", path=destination)
+    try:
+        if destination.exists() and any(destination.iterdir()) and not (destination / "manifest.json").is_file():
+            raise LeptonError(
+                f"{destination} holds other files than a compiled model; give another folder", path=destination
+            )
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as beside:
+            shutil.copytree(source, Path(beside) / "new")
+            if destination.exists():
+                destination.rename(Path(beside) / "old")
+            try:
+                (Path(beside) / "new").rename(destination)
+            except OSError:
+                if (Path(beside) / "old").exists():
+                    (Path(beside) / "old").rename(destination)
+                raise
+    except (OSError, shutil.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LeptonError(f"{destination} can not be written: {reason}", path=destination) from error
+    return destination
+
+
+def _checked_threads(threads: int | None) -> int:
+    """The number for the library, where 0 stands for one per processor."""
+    if threads is None:
+        return 0
+    if not 1 <= threads <= _MAX_THREADS:
+        raise LeptonError(f"threads is {threads}; it must be 1 to {_MAX_THREADS}", threads=threads)
+    return threads
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent} holds no compiled model: {path.name} is missing", path=path) from error
+    except OSError as error:
+        raise ModelError(f"{path} can not be read: {error.strerror}", path=path) from error
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}", path=path) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is damaged: it holds no object", path=path)
+    return value
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        what = "is a file, not the folder of a compiled model" if folder.exists() else "does not exist"
+        raise ModelError(f"{folder} {what}", path=folder)
+    manifest = _read_json(folder / "manifest.json")
+    if manifest.get("format") != _FORMAT:
+        raise ModelError(
+            f"{folder} is of format {manifest.get('format')!r}; this version reads format {_FORMAT}: compile the model anew",
+            path=folder,
+        )
+    return manifest
+
+
+def _check_library(path: Path, size: int, digest: str | None) -> None:
+    try:
+        actual = path.stat().st_size
+        if actual == size and digest is not None:
+            with path.open("rb") as stream:
+                actual = size if hashlib.file_digest(stream, "sha256").hexdigest() == digest else -1
+    except OSError as error:
+        raise ModelError(f"the library {path} can not be read: {error.strerror}", path=path) from error
+    if actual != size:
+        raise ModelError(
+            f"the library {path} is not the one its manifest describes: it is damaged or mixed up", path=path
+        )
+
+
+def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
+    architecture = triple.split("-")[0]
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    if architecture != machine or not sys.platform.startswith("linux"):
+        raise TargetError(
+            f"{name} is compiled for {triple} and this machine is {machine} ({sys.platform}): copy the folder to such a "
+            f"device and load it there, or run a program that links it under an emulator (qemu-{architecture})",
+            triple=triple,
+            machine=machine,
+        )
+    try:
+        library = ctypes.CDLL(str(path.absolute()))
+    except OSError as error:
+        raise TargetError(f"the library {path} can not be loaded: {error}", path=path) from error
+    pointer = ctypes.c_void_p
+    for function, result, arguments in (
+        ("create", ctypes.c_int, [pointer, pointer]),
+        ("run", ctypes.c_int, [pointer, pointer, pointer]),
+        ("destroy", None, [pointer]),
+        ("error", ctypes.c_char_p, [pointer]),
+    ):
+        entry = getattr(library, f"{name}_{function}")
+        entry.restype, entry.argtypes = result, arguments
+    return library
+
+
+def _checked_array(tensor: Tensor, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    wanted = tensor.numpy_dtype
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+    else:
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ShapeError(f"input {tensor.name!r} is no array: {error}", tensor=tensor.name) from error
+        # Python's numbers have no dtype of their own: a list of floats is fine for float32, not for int64.
+        if array.size == 0 or (array.dtype.kind in "biuf" and np.can_cast(array.dtype, wanted, "same_kind")):
+            array = array.astype(wanted)
+        elif array.dtype.kind in "iu" and wanted.kind in "iu":
+            limits = np.iinfo(wanted)
+            if limits.min <= array.min() and array.max() <= limits.max:
+                array = array.astype(wanted)
+    if array.dtype != wanted:
+        raise ShapeError(
+            f"input {tensor.name!r} is {array.dtype}; the model takes {tensor.dtype}: convert it with "
+            f".astype({str(wanted)!r})",
+            tensor=tensor.name,
+            dtype=str(array.dtype),
+            expected=tensor.dtype,
+        )
+    return array
+
+
+def _struct(arrays: Sequence[npt.NDArray[Any]], sizes: Sequence[int]) -> ctypes.Structure:
+    """NAME_inputs or NAME_outputs: pointers, then sizes of symbolic dimensions."""
+    pointers: list[tuple[str, type]] = [(f"p{index}", ctypes.c_void_p) for index in range(len(arrays))]
+    integers: list[tuple[str, type]] = [(f"d{index}", ctypes.c_int32) for index in range(len(sizes))]
+    kind = type("_Struct", (ctypes.Structure,), {"_fields_": pointers + integers})
+    result: ctypes.Structure = kind(*(array.ctypes.data for array in arrays), *sizes)
+    return result

@@ -1,0 +1,121 @@
+"""A kernel's TVM function becomes an object file with one ordinary C function.
+
+    int32_t NAME(const T *in0, ..., T *out0, ..., int32_t dim0, ..., int32_t begin, int32_t end);
+
+TVM's own calling convention (packed arguments, 10-16 KB of checks per kernel, its runtime's allocator and thread pool) is
+left out: buffers become pointers, and the outermost parallel loop becomes a serial one from `begin` to `end`, so that the
+driver decides who runs which part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tvm
+from tvm import tirx
+from tvm.tirx import stmt
+
+_TRANSFORM = tirx.transform
+
+# LowerTVMBuiltin is left out on purpose: it would turn local buffers past 1024 bytes into heap allocations through TVM's
+# runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Simplifying before
+# flattening drops the bounds checks of tiles that divide; after vectorising, the index arithmetic of every lane.
+_LOWER = tvm.ir.transform.Sequential(
+    [
+        _TRANSFORM.StmtSimplify(),
+        _TRANSFORM.FlattenBuffer(),
+        _TRANSFORM.BF16ComputeLegalize(),
+        _TRANSFORM.NarrowDataType(32),
+        _TRANSFORM.VectorizeLoop(True),
+        _TRANSFORM.UnrollLoop(),
+        _TRANSFORM.StmtSimplify(),
+        _TRANSFORM.RemoveNoOp(),
+        _TRANSFORM.BF16StorageLegalize(),
+        _TRANSFORM.LowerIntrin(),
+    ]
+)
+
+
+def plain_function(
+    function: tirx.PrimFunc,
+    symbol: str,
+    target: tvm.target.Target,
+    *,
+    dimensions: Sequence[str] = (),
+    noalias: bool = True,
+) -> tirx.PrimFunc:
+    """The same computation over raw pointers and a range of its parallel loop.
+
+    Args:
+        function: Parameters are buffers; one outermost loop is parallel.
+        symbol: Name of the C function.
+        target: What the function is compiled for.
+        dimensions: Names of symbolic dimensions, each an argument; variables of these names in the buffers' shapes are
+            bound to them.
+        noalias: Promise LLVM that no two pointers overlap. False where an output may share memory with an input.
+
+    Raises:
+        ValueError: When there is not exactly one parallel loop to split.
+    """
+    pointers = [
+        tirx.Var(f"{buffer.name}_ptr", tvm.ir.PointerType(tvm.ir.PrimType(str(buffer.dtype)), "global"))
+        for buffer in function.params
+    ]
+    found = {size.name: size for buffer in function.params for size in buffer.shape if isinstance(size, tirx.Var)}
+    symbols = [found.get(name) or tirx.Var(name, "int32") for name in dimensions]
+    begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
+    body, loops = _over_range(function.body, begin, end)
+    if loops != 1:
+        raise ValueError(f"{symbol} has {loops} outermost parallel loops; a kernel has one")
+    declared = [
+        stmt.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(function.params, pointers, strict=True)
+    ]
+    plain = tirx.PrimFunc(
+        [*pointers, *symbols, begin, end],
+        stmt.SeqStmt([*declared, body, stmt.Return(tirx.const(0, "int32"))]),
+        ret_type=tvm.ir.PrimType("int32"),
+    )
+    plain = plain.with_attr("global_symbol", symbol).with_attr("target", target).with_attr("calling_conv", 0)
+    return plain.with_attr("tirx.noalias", True) if noalias else plain
+
+
+def _over_range(statement: tirx.Stmt, begin: tirx.Var, end: tirx.Var) -> tuple[tirx.Stmt, int]:
+    """The statement with its outermost parallel loops run from begin to end, and how many there were."""
+    if isinstance(statement, stmt.SeqStmt):
+        parts = [_over_range(part, begin, end) for part in statement.seq]
+        return stmt.SeqStmt([part for part, _ in parts]), sum(count for _, count in parts)
+    if isinstance(statement, stmt.For) and statement.kind == stmt.ForKind.PARALLEL:
+        return stmt.For(statement.loop_var, begin, end - begin, stmt.ForKind.SERIAL, statement.body), 1
+    return statement, 0
+
+
+def build_object(
+    function: tirx.PrimFunc,
+    symbol: str,
+    target: Mapping[str, object],
+    path: Path,
+    *,
+    dimensions: Sequence[str] = (),
+    noalias: bool = True,
+) -> None:
+    """Compile one kernel to an object file at `path`.
+
+    Bad IR or a target without the features that the function uses can abort the process, inside TVM or LLVM: so this
+    runs in a worker (`lepton_compile.codegen.worker`).
+
+    Args:
+        function: As in `plain_function`.
+        symbol: Name of the C function.
+        target: What `tvm.target.Target` takes.
+        path: Where the object file goes.
+        dimensions: As in `plain_function`.
+        noalias: As in `plain_function`.
+    """
+    machine = tvm.target.Target(dict(target))
+    with machine:
+        module = tvm.IRModule(
+            {symbol: plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias)}
+        )
+        built = tvm.get_global_func("target.build.llvm")(_LOWER(module), machine)
+    built.write_to_file(str(path))

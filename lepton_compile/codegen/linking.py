@@ -1,0 +1,146 @@
+"""From objects, C and assembler to a shared library, with the system's compiler or with zig's.
+
+zig comes from the package index and brings a C library for every target, so that nothing need be installed; the system's
+compiler, where there is one and the target is this machine, starts faster.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import platformdirs
+
+from lepton_compile.errors import BuildError
+
+RUNTIME_FOLDER = Path(__file__).parent.parent / "runtime"
+
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+
+# Seconds of linking after which zig is taken to be building its C library, which it does once per target.
+_FIRST_TIME = 4.0
+
+
+def host_architecture() -> str:
+    """The architecture of this machine as a target triple names it."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+@functools.cache
+def _system_compiler(path: str) -> str | None:
+    """The first of cc, gcc and clang on the search path that links a shared library (headers may be missing)."""
+    for name in ("cc", "gcc", "clang"):
+        compiler = shutil.which(name, path=path)
+        if compiler is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "probe.c").write_text("#include <pthread.h>\nint probe(void) { return 0; }\n")
+            command = [compiler, "-shared", "-fPIC", "probe.c", "-o", "probe.so", "-lm", "-lpthread"]
+            if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0:
+                return compiler
+    return None
+
+
+def compiler_command(triple: str, zig_triple: str) -> list[str]:
+    """The C compiler for a target: the system's where it can, else zig's.
+
+    Args:
+        triple: The target's triple, like "x86_64-linux-gnu".
+        zig_triple: The same in zig's spelling, which may name a C library version.
+    """
+    if triple.split("-")[0] == host_architecture() and "linux" in triple and sys.platform == "linux":
+        system = _system_compiler(os.environ.get("PATH", ""))
+        if system is not None:
+            return [system]
+    return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple]
+
+
+def _environment() -> dict[str, str]:
+    """The environment for a compiler: zig needs a cache that it may write to."""
+    environment = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+    # The interpreter that runs `-m ziglang` must find it even where the caller arranged its path by hand.
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
+    if "ZIG_GLOBAL_CACHE_DIR" not in environment and not _writable(Path.home() / ".cache" / "zig"):
+        own = Path(platformdirs.user_cache_dir("lepton_compile")) / "zig"
+        if not _writable(own):
+            own = Path(tempfile.gettempdir()) / f"lepton_compile-zig-{os.getuid()}"
+        own.mkdir(parents=True, exist_ok=True)
+        environment["ZIG_GLOBAL_CACHE_DIR"] = str(own)
+    return environment
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def link_library(
+    folder: Path,
+    sources: Sequence[str],
+    library: str,
+    *,
+    triple: str,
+    zig_triple: str,
+    exports: Sequence[str],
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Build a shared library inside `folder`; all names are relative to it, so that no path gets into the bytes.
+
+    Args:
+        folder: Where the sources lie and the library goes.
+        sources: C, assembler and object files.
+        library: File name of the library.
+        triple: The target's triple.
+        zig_triple: The same in zig's spelling.
+        exports: The symbols that stay visible.
+        progress: Called with a line when zig sets itself up for the target.
+
+    Raises:
+        BuildError: When the compiler or linker fails.
+    """
+    names = " ".join(f"{name};" for name in exports)
+    (folder / "exports.map").write_text(f"{{ global: {names} local: *; }};\n")
+    shutil.copytree(RUNTIME_FOLDER, folder / "runtime", ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
+    compiler = compiler_command(triple, zig_triple)
+    command = [
+        *compiler,
+        *("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, "-Iruntime"),
+        *("-shared", "-s", f"-Wl,-soname,{library}", "-Wl,--version-script=exports.map", "-Wl,--gc-sections"),
+        *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--as-needed"),
+        *sources,
+        *("-o", library, "-lm", "-lpthread"),
+    ]
+    if compiler[0] != sys.executable:
+        command.append("-static-libgcc")
+    notice = None
+    if progress is not None and compiler[0] == sys.executable:
+        line = f"linking for {zig_triple}: zig builds its C library, once per target, in about half a minute"
+        notice = threading.Timer(_FIRST_TIME, progress, [line])
+        notice.daemon = True
+        notice.start()
+    try:
+        done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"the C compiler {compiler[0]} can not be run: {error}", command=command) from error
+    finally:
+        if notice is not None:
+            notice.cancel()
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
+        reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+        raise BuildError(
+            f"linking {library} for {triple} failed: {reason}", command=command, output=done.stderr, reason=reason
+        )
