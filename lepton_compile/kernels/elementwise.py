@@ -1,0 +1,236 @@
+"""Kernels that compute each element of their output on its own: element-wise chains, transposes, concatenations, gathers.
+
+The loops are the output's dimensions in memory order. Neighbouring dimensions that every operand walks through alike are
+merged, so that `relu` of a 4-D tensor is one long loop and a per-channel bias costs no division; the innermost one is a
+vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from tvm import ir, sym, te, tirx
+
+from lepton_compile.kernels.expressions import count_operations, evaluate, loads_of, operands, vector_store
+from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, shape_of
+from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store
+from lepton_compile.lowering.program import Layout
+
+# A flat loop is cut into pieces of this many elements for the threads to share; about the size of an L1 cache.
+FLAT_BLOCK = 4096
+# Enough blocks for any machine's threads to share evenly.
+MANY_BLOCKS = 64
+
+
+def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], machine: Machine) -> Definition:
+    """Compute `output`, which has no reduction, in the given layout.
+
+    Args:
+        output: The tensor; everything that it is computed from is inlined down to `sources`.
+        layout: How the output lies in memory.
+        sources: The tensors that it reads.
+        machine: The instruction set.
+
+    Returns:
+        A kernel of the sources, in order, and the output.
+    """
+    extents = layout.physical_shape(shape_of(output)) or (1,)
+    analyzer = sym.Analyzer()
+    variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(extents))]
+    for variable, extent in zip(variables, extents, strict=True):
+        analyzer.bind(variable, ir.Range(0, extent))
+    inputs = Operands(sources, analyzer)
+
+    channels = shape_of(output)[1] if layout.block else 0
+
+    def unguarded(at: Sequence[tirx.Expr]) -> tirx.Expr:
+        return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
+
+    general = unguarded(variables)
+    guarded = bool(channels % layout.block) and not _stays_in_lane(general, variables) if layout.block else False
+
+    def value(at: Sequence[tirx.Expr]) -> tirx.Expr:
+        if not guarded:
+            return unguarded(at)
+        inside = at[1] * layout.block + at[-1] < channels
+        return tirx.if_then_else(inside, unguarded(at), tirx.const(0, str(output.dtype)))
+
+    groups = merged_axes(general, variables, extents)
+    sizes = [math.prod(extents[axis] for axis in group) for group in groups]
+    result = parameter("y", extents, str(output.dtype))
+    dtypes = {str(output.dtype), *(str(buffer.dtype) for buffer in inputs.parameters)}
+    # Vectors of booleans are packed bits in LLVM but bytes in memory: leave those to its own vectoriser.
+    lanes = 1 if "bool" in dtypes else machine.lanes
+
+    def put(position: list[tirx.Expr], width: int) -> tirx.Stmt:
+        """Store `width` elements from this position of the merged axes on."""
+
+        def at(lane: tirx.Expr) -> list[tirx.Expr]:
+            return unmerge([*position[:-1], position[-1] + lane], groups, extents)
+
+        return vector_store(width, lambda lane: value(at(lane)), lambda lane, v: store(result, at(lane), v))
+
+    body, blocks = vector_loops(sizes, lanes, put)
+    return Definition(
+        function=function([*inputs.parameters, result], body),
+        inputs=len(sources),
+        blocks=blocks,
+        family="elementwise",
+        operations=count_operations(general) * math.prod(extents),
+    )
+
+
+def _stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
+    """Whether every load takes the output's own block and lane, so that padding lanes read padding lanes only."""
+    block, lane = hash(variables[1]), hash(variables[-1])
+    for read in loads_of(value):
+        own_block = hash(read.indices[1]) == block or int(read.source.shape[1]) == 1
+        if len(read.indices) != len(variables) or not own_block or hash(read.indices[-1]) != lane:
+            return False
+    return True
+
+
+def logical(at: Sequence[tirx.Expr], layout: Layout, rank: int) -> list[tirx.Expr]:
+    """The logical indices of a physical position."""
+    if rank == 0:
+        return []
+    if not layout.block:
+        return list(at)
+    n, block, *spatial, lane = at
+    return [n, block * layout.block + lane, *spatial]
+
+
+def merged_axes(value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequence[int]) -> list[list[int]]:
+    """Groups of neighbouring axes that can be walked as one, given the value at the variables of the axes.
+
+    Two axes merge if every load either uses neither, or uses both as two neighbouring indices of a buffer whose second
+    extent is that of the loop, and nothing but loads uses them.
+    """
+    loads = loads_of(value)
+    outside = _variables_outside_loads(value)
+
+    def mergeable(first: int) -> bool:
+        a, b = hash(variables[first]), hash(variables[first + 1])
+        if a in outside or b in outside:
+            return False
+        for read in loads:
+            used = [_variables_outside_loads(index) for index in read.indices]
+            places = [p for p, names in enumerate(used) if a in names or b in names]
+            if not places:
+                continue
+            if len(places) != 2 or places[1] != places[0] + 1:
+                return False
+            p = places[0]
+            if hash(read.indices[p]) != a or hash(read.indices[p + 1]) != b:
+                return False
+            if int(read.source.shape[p + 1]) != extents[first + 1]:
+                return False
+        return True
+
+    groups = [[0]]
+    for axis in range(1, len(extents)):
+        if extents[axis] == 1 or all(extents[a] == 1 for a in groups[-1]) or mergeable(axis - 1):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _variables_outside_loads(node: tirx.Expr) -> set[int]:
+    if isinstance(node, tirx.Var):
+        return {hash(node)}
+    if isinstance(node, ir.TensorLoad):
+        return set()
+    found: set[int] = set()
+    seen: set[int] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if hash(current) in seen or isinstance(current, ir.TensorLoad):
+            continue
+        seen.add(hash(current))
+        if isinstance(current, tirx.Var):
+            found.add(hash(current))
+        pending.extend(operands(current))
+    return found
+
+
+def unmerge(position: Sequence[tirx.Expr], groups: Sequence[Sequence[int]], extents: Sequence[int]) -> list[tirx.Expr]:
+    """The index of every axis from the positions in the groups; the simplifier turns the divisions back into one index."""
+    indices: list[tirx.Expr] = []
+    for index, group in zip(position, groups, strict=True):
+        rest = index
+        parts: list[tirx.Expr] = []
+        for place, axis in reversed(list(enumerate(group))):
+            outermost = all(extents[a] == 1 for a in group[:place])
+            if extents[axis] == 1:
+                parts.append(tirx.const(0, "int32"))
+            elif outermost:
+                parts.append(rest)
+            else:
+                parts.append(tirx.floormod(rest, extents[axis]))
+                rest = tirx.floordiv(rest, extents[axis])
+        indices.extend(reversed(parts))
+    return indices
+
+
+def vector_loops(
+    sizes: Sequence[int], lanes: int, put: Callable[[list[tirx.Expr], int], tirx.Stmt]
+) -> tuple[tirx.Stmt, int]:
+    """Loops over `sizes`, the innermost in vectors and a tail; `put(position, width)` is the statement of one vector.
+
+    Returns:
+        The loops, the outermost parallel, and its extent.
+    """
+    *outer, inner = sizes
+
+    def along_inner(position: list[tirx.Expr], begin: tirx.Expr | int, count: tirx.Expr | int) -> tirx.Stmt:
+        width = lanes if inner >= lanes else 1
+        parts = []
+        vectors = count // width if isinstance(count, int) else tirx.floordiv(count, width)
+        if not (isinstance(vectors, int) and vectors == 0):
+            parts.append(serial(vectors, lambda v: put([*position, begin + v * width], width), "vector"))
+        if inner % width:
+            left = count - vectors * width
+            if not (isinstance(left, int) and left == 0):
+                parts.append(serial(left, lambda t: put([*position, begin + vectors * width + t], 1), "tail"))
+        return sequence(parts)
+
+    if not outer:
+        blocks = -(-inner // FLAT_BLOCK)
+        if blocks == 1:
+            return parallel(1, lambda block: along_inner([], 0, inner)), 1
+        if inner % FLAT_BLOCK == 0:
+            return parallel(blocks, lambda block: along_inner([], block * FLAT_BLOCK, FLAT_BLOCK)), blocks
+        return parallel(
+            blocks,
+            lambda block: along_inner([], block * FLAT_BLOCK, tirx.min(FLAT_BLOCK, inner - block * FLAT_BLOCK)),
+        ), blocks
+
+    split = 1
+    while split < len(outer) and math.prod(outer[:split]) < MANY_BLOCKS:
+        split += 1
+    shared, rest = outer[:split], outer[split:]
+    blocks = math.prod(shared)
+
+    def inside(position: list[tirx.Expr], left: Sequence[int]) -> tirx.Stmt:
+        if not left:
+            return along_inner(position, 0, inner)
+        return serial(left[0], lambda i: inside([*position, i], left[1:]))
+
+    return parallel(blocks, lambda block: inside(split_index(block, shared), rest)), blocks
+
+
+def split_index(index: tirx.Expr, sizes: Sequence[int]) -> list[tirx.Expr]:
+    """Indices of several loops from that of one over all of them."""
+    parts: list[tirx.Expr] = []
+    for place in reversed(range(len(sizes))):
+        if sizes[place] == 1:
+            parts.append(tirx.const(0, "int32"))
+        elif place == 0:
+            parts.append(index)
+        else:
+            parts.append(tirx.floormod(index, sizes[place]))
+            index = tirx.floordiv(index, sizes[place])
+    return parts[::-1]

@@ -1,0 +1,121 @@
+"""What every kernel family returns, and how it reaches its operands.
+
+A family is a function from a computation, its shapes and layouts, and a `Machine` to a `Definition`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tvm import sym, te, tirx
+
+from lepton_compile.kernels.expressions import evaluate
+from lepton_compile.kernels.loops import load, parameter
+from lepton_compile.lowering.program import Layout
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel family needs to know of the instruction set.
+
+    Attributes:
+        lanes: float32 values in a vector register.
+        registers: Vector registers.
+    """
+
+    lanes: int
+    registers: int
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A kernel without a name.
+
+    Attributes:
+        function: Parameters are buffers, inputs first; the outermost loop is parallel.
+        inputs: How many of the parameters are inputs; the rest are outputs.
+        blocks: Extent of the outermost loop.
+        family: Name of the kernel family.
+        operations: Floating-point operations, a multiply-add counting as two.
+    """
+
+    function: tirx.PrimFunc
+    inputs: int
+    blocks: int
+    family: str
+    operations: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor that a kernel reads, and how it lies in memory."""
+
+    tensor: te.Tensor
+    layout: Layout
+
+
+def shape_of(tensor: te.Tensor) -> tuple[int, ...]:
+    """A tensor's shape as integers."""
+    return tuple(int(extent) for extent in tensor.shape)
+
+
+def physical(layout: Layout, indices: Sequence[tirx.Expr], analyzer: sym.Analyzer) -> list[tirx.Expr]:
+    """Where the element at these logical indices lies; `analyzer` knows the ranges of their variables."""
+    if not layout.block:
+        return list(indices) or [tirx.const(0, "int32")]
+    n, c, *spatial = indices
+    return [
+        n,
+        analyzer.simplify(tirx.floordiv(c, layout.block)),
+        *spatial,
+        analyzer.simplify(tirx.floormod(c, layout.block)),
+    ]
+
+
+class Operands:
+    """The input parameters of a kernel, one for each tensor that it reads."""
+
+    def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer) -> None:
+        self._analyzer = analyzer
+        self._layouts: Mapping[te.Tensor, Layout] = {source.tensor: source.layout for source in sources}
+        self.buffers: Mapping[te.Tensor, tirx.Buffer] = {
+            source.tensor: parameter(
+                f"x{number}", source.layout.physical_shape(shape_of(source.tensor)), str(source.tensor.dtype)
+            )
+            for number, source in enumerate(sources)
+        }
+
+    @property
+    def parameters(self) -> list[tirx.Buffer]:
+        """The parameters in the order of the sources."""
+        return list(self.buffers.values())
+
+    def load(self, tensor: te.Tensor, indices: Sequence[tirx.Expr]) -> tirx.Expr:
+        """An element of a source, at logical indices."""
+        return load(self.buffers[tensor], physical(self._layouts[tensor], indices, self._analyzer))
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to a value on its way from a register to memory: bias, activation, residual.
+
+    Attributes:
+        result: The tensor that is stored; element-wise in `anchor`.
+        anchor: A placeholder for the value that the kernel computes, of the same shape.
+        sources: The other tensors that the result is computed from.
+        layout: How the result lies in memory.
+    """
+
+    result: te.Tensor
+    anchor: te.Tensor
+    sources: tuple[Source, ...]
+    layout: Layout
+
+    def apply(self, value: tirx.Expr, indices: Sequence[tirx.Expr], inputs: Operands) -> tirx.Expr:
+        """The value to store for one that was computed at these logical indices."""
+        return evaluate(
+            self.result,
+            indices,
+            lambda tensor, at: value if tensor.same_as(self.anchor) else inputs.load(tensor, at),
+        )

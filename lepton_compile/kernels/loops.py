@@ -1,0 +1,103 @@
+"""Loop nests as Python functions: the few constructors that every kernel family is written with.
+
+A loop takes a function from its variable to its body, so that a nest reads from the outside in, as the C that it becomes:
+
+    parallel(rows, lambda i: serial(columns, lambda j: store(y, [i, j], load(x, [i, j]) * 2)))
+
+Vectors are loops too: `vectorized(16, lambda lane: ...)` states a computation per lane, and TVM turns it into vector
+instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from tvm import tirx
+from tvm.tirx import stmt
+
+Body = Callable[[tirx.Var], tirx.Stmt]
+
+
+def _loop(extent: int | tirx.Expr, body: Body, kind: stmt.ForKind, name: str, begin: int | tirx.Expr) -> tirx.Stmt:
+    variable = tirx.Var(name, "int32")
+    return stmt.For(variable, begin, extent, kind, body(variable))
+
+
+def serial(extent: int | tirx.Expr, body: Body, name: str = "i", begin: int | tirx.Expr = 0) -> tirx.Stmt:
+    """An ordinary loop over [begin, begin + extent)."""
+    if isinstance(extent, int) and extent == 1 and isinstance(begin, int):
+        return body(tirx.const(begin, "int32"))
+    return _loop(extent, body, stmt.ForKind.SERIAL, name, begin)
+
+
+def parallel(extent: int | tirx.Expr, body: Body, name: str = "block") -> tirx.Stmt:
+    """The outermost loop of a kernel, whose range the driver hands to threads."""
+    return _loop(extent, body, stmt.ForKind.PARALLEL, name, 0)
+
+
+def vectorized(lanes: int, body: Body) -> tirx.Stmt:
+    """A loop that becomes vector instructions of this many lanes."""
+    lane = tirx.Var("lane", "int32") if lanes > 1 else tirx.const(0, "int32")
+    return vectorized_over(lane, lanes, body(lane))
+
+
+def vectorized_over(lane: tirx.Expr, lanes: int, body: tirx.Stmt) -> tirx.Stmt:
+    """The same, over a variable and a body that exist already."""
+    return stmt.For(lane, 0, lanes, stmt.ForKind.VECTORIZED, body) if lanes > 1 else body
+
+
+def nest(extents: Sequence[int | tirx.Expr], body: Callable[[list[tirx.Expr]], tirx.Stmt], name: str = "i") -> tirx.Stmt:
+    """Serial loops over all of `extents`, the last innermost."""
+    if not extents:
+        return body([])
+    head, *tail = extents
+    return serial(head, lambda i: nest(tail, lambda rest: body([i, *rest]), name), name)
+
+
+def sequence(statements: Iterable[tirx.Stmt]) -> tirx.Stmt:
+    """One statement after the other."""
+    listed = list(statements)
+    return listed[0] if len(listed) == 1 else stmt.SeqStmt(listed)
+
+
+def when(condition: tirx.Expr, then: tirx.Stmt, otherwise: tirx.Stmt | None = None) -> tirx.Stmt:
+    """A branch."""
+    return stmt.IfThenElse(condition, then, otherwise)
+
+
+def load(buffer: tirx.Buffer, indices: Sequence[int | tirx.Expr]) -> tirx.Expr:
+    """An element of a buffer."""
+    return tirx.BufferLoad(buffer, list(indices))
+
+
+def store(buffer: tirx.Buffer, indices: Sequence[int | tirx.Expr], value: tirx.Expr) -> tirx.Stmt:
+    """Write an element of a buffer."""
+    return stmt.BufferStore(buffer, value, list(indices))
+
+
+def parameter(name: str, shape: Sequence[int], dtype: str) -> tirx.Buffer:
+    """A buffer that the caller owns. Aligned to its elements only: the caller's memory may lie anywhere."""
+    return tirx.decl_buffer(list(shape) or [1], dtype, name=name, data_alignment=itemsize(dtype))
+
+
+def register(name: str, lanes: int, dtype: str = "float32") -> tirx.Buffer:
+    """A small buffer that LLVM keeps in a register.
+
+    It has to be of scope "global" and at most 1024 bytes: anything else becomes a heap allocation on CPU targets.
+    """
+    return tirx.decl_buffer([lanes], dtype, name=name, scope="global")
+
+
+def allocate(buffers: Iterable[tirx.Buffer], body: Iterable[tirx.Stmt]) -> tirx.Stmt:
+    """Statements in the scope of local buffers."""
+    return stmt.SeqStmt([*(stmt.AllocBuffer(buffer) for buffer in buffers), *body])
+
+
+def function(parameters: Sequence[tirx.Buffer], body: tirx.Stmt) -> tirx.PrimFunc:
+    """A kernel's function: its parameters, inputs first, and its outermost loop."""
+    return tirx.PrimFunc(list(parameters), body)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of a TVM type."""
+    return 1 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit())) // 8

@@ -1,0 +1,99 @@
+"""The geometry of sliding windows: which inputs an output position sees, and where the borders are.
+
+Shared by convolution, depthwise convolution and pooling. Padding is never copied: a row's taps outside the input are left
+out of the loop over the kernel's rows, and along the innermost axis the columns at a border get code of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+
+@dataclass(frozen=True)
+class Window:
+    """One spatial axis of a sliding window.
+
+    Output position p sees inputs p * stride - pad + tap * dilation for taps in [0, kernel).
+
+    Attributes:
+        input: Extent of the input.
+        positions: How many output positions are computed.
+        kernel: Taps.
+        stride: Inputs between neighbouring windows.
+        dilation: Inputs between neighbouring taps.
+        pad: Positions before the first input that the first window sees; negative if it starts inside.
+        step: Position p is stored at p * step + offset (transposed convolution computes every step-th one).
+        offset: See `step`.
+    """
+
+    input: int
+    positions: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    pad: int = 0
+    step: int = 1
+    offset: int = 0
+
+    def first(self, position: int) -> int:
+        """The input, perhaps outside, that the first tap sees."""
+        return position * self.stride - self.pad
+
+    def sees_outside(self, position: int) -> bool:
+        """Whether some tap of a position lies outside the input."""
+        first = self.first(position)
+        return first < 0 or first + (self.kernel - 1) * self.dilation >= self.input
+
+    def inside(self, position: int, tap: int) -> bool:
+        """Whether one tap of a position lies inside the input."""
+        return 0 <= self.first(position) + tap * self.dilation < self.input
+
+    def is_identity(self) -> bool:
+        """Whether every output position sees exactly the input at the same position."""
+        return (self.kernel, self.stride, self.pad, self.step) == (1, 1, 0, 1) and self.input == self.positions
+
+    def taps(self, position: tirx.Expr) -> tuple[tirx.Expr | int, tirx.Expr | int]:
+        """First tap inside the input and how many there are, for a position known only at run time."""
+        if not any(self.sees_outside(p) for p in range(self.positions)):
+            return 0, self.kernel
+        start = position * self.stride - self.pad
+        first = tirx.max(0, tirx.floordiv(self.dilation - 1 - start, self.dilation))
+        last = tirx.min(self.kernel, tirx.floordiv(self.input - start + self.dilation - 1, self.dilation))
+        return first, tirx.max(0, last - first)
+
+    def stored_at(self, position: tirx.Expr) -> tirx.Expr:
+        """The output's index for a position."""
+        return position if self.step == 1 and self.offset == 0 else position * self.step + self.offset
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Some tiles of equal width along the innermost axis.
+
+    Attributes:
+        begin: First position of the first tile.
+        width: Positions in a tile.
+        count: How many tiles; more than one only where no tap is outside.
+        border: Whether some tap of the (single) tile lies outside.
+    """
+
+    begin: int
+    width: int
+    count: int
+    border: bool
+
+
+def tile_row(window: Window, width: int) -> list[Tiles]:
+    """Cover a row by tiles of at most `width` positions, tiles without a border gathered into one loop."""
+    covered: list[Tiles] = []
+    for begin in range(0, window.positions, width):
+        actual = min(width, window.positions - begin)
+        border = any(window.sees_outside(p) for p in range(begin, begin + actual))
+        previous = covered[-1] if covered else None
+        if previous and not previous.border and not border and previous.width == actual:
+            covered[-1] = Tiles(previous.begin, actual, previous.count + 1, False)
+        else:
+            covered.append(Tiles(begin, actual, 1, border))
+    return covered
