@@ -1,0 +1,73 @@
+"""adapt(graph, target): passes propose, stage by stage, and run; or the steps of an earlier plan do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lepton_compile.model import Graph
+from lepton_compile.planning.plan import Plan
+from lepton_compile.rewriting.manager import replay_steps, run_passes
+from lepton_compile.rewriting.passes import Context, Pass
+from lepton_compile.rewriting.registry import configure, create_pass, registered_passes
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+
+def adapt(
+    graph: Graph,
+    target: Target,
+    *,
+    contract: object | None = None,
+    passes: Sequence[str | Pass] | None = None,
+    plan: Plan | None = None,
+    verify: bool = False,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Graph, Plan]:
+    """Adapt a graph to a target, and say what was done.
+
+    Args:
+        graph: The imported graph; it is left as it is.
+        target: What the model is compiled for.
+        contract: What approximate passes run under; None: exact passes only.
+        passes: The passes that take part; None: every registered one. Exactly these are considered, in the manager's
+            order and to its fixpoint; an empty sequence leaves the graph as it is. Each is a name ("dead_nodes"), a
+            text with settings ("my_pass{width=4}"), or an instance, which need not be registered. With settings the
+            pass proposes from those.
+        plan: Run the steps of this plan and decide nothing anew; the plan that comes back is this one. `passes` then
+            serves only to find passes that are not registered.
+        verify: Compare with onnxruntime's answers for the original after every step.
+        dump: A folder that gets the graph after every step, as `NN-stage-pass.onnx`.
+        progress: Called with one line when a pass is run.
+
+    Raises:
+        PassError: A pass failed or broke the model; it is named.
+        LeptonError: A pass of `passes` or `plan` does not exist, or has no such settings.
+    """
+    context = Context(contract=contract)
+    folder = None if dump is None else Path(dump)
+    if plan is not None:
+        steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
+        return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
+    chosen = choose_passes(passes)
+    adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
+    return adapted, Plan(taken, declined)
+
+
+def choose_passes(passes: Sequence[str | Pass] | None) -> list[Pass]:
+    """The passes that take part; see `adapt`."""
+    if passes is None:
+        return [cls() for cls in registered_passes().values()]
+    classes: Mapping[str, type[Pass]] | None = None
+    if any(isinstance(item, str) for item in passes):
+        classes = registered_passes()
+    return [create_pass(item, classes) if isinstance(item, str) else item for item in passes]
+
+
+def _classes(passes: Sequence[str | Pass] | None) -> dict[str, type[Pass]]:
+    """The classes that a plan's steps are made from: the registered ones, and those of the instances given."""
+    return registered_passes() | {item.name: type(item) for item in passes or () if isinstance(item, Pass)}

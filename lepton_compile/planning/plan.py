@@ -1,0 +1,94 @@
+"""Plan: what was decided, with settings and reasons; saved as JSON and replayed without deciding anything anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lepton_compile.errors import LeptonError
+from lepton_compile.rewriting import Declined, Stage, Step
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The record of how a graph was adapted.
+
+    Attributes:
+        steps: The passes that changed the graph, in the order they ran.
+        declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
+    """
+
+    steps: tuple[Step, ...] = ()
+    declined: tuple[Declined, ...] = ()
+
+    def to_json(self) -> str:
+        """The plan as JSON text; equal plans give equal text."""
+        record = {
+            "format": FORMAT,
+            "steps": [
+                {
+                    "pass": step.name,
+                    "stage": step.stage.value,
+                    "settings": dict(step.settings),
+                    "reason": step.reason,
+                    "refusals": list(step.refusals),
+                    "exact": step.exact,
+                }
+                for step in self.steps
+            ],
+            "declined": [
+                {
+                    "pass": answer.name,
+                    "stage": answer.stage.value,
+                    "reason": answer.reason,
+                    "refusals": list(answer.refusals),
+                }
+                for answer in self.declined
+            ],
+        }
+        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            LeptonError: The text is no plan, or a plan of another format.
+        """
+        try:
+            record = json.loads(text)
+            if record["format"] != FORMAT:
+                raise LeptonError(f"the plan has format {record['format']}, this version reads {FORMAT}; make it anew")
+            return cls(
+                steps=tuple(
+                    Step(
+                        name=str(step["pass"]),
+                        stage=Stage(step["stage"]),
+                        settings=_mapping(step["settings"]),
+                        reason=str(step["reason"]),
+                        refusals=tuple(map(str, step["refusals"])),
+                        exact=bool(step["exact"]),
+                    )
+                    for step in record["steps"]
+                ),
+                declined=tuple(
+                    Declined(
+                        name=str(answer["pass"]),
+                        stage=Stage(answer["stage"]),
+                        reason=str(answer["reason"]),
+                        refusals=tuple(map(str, answer["refusals"])),
+                    )
+                    for answer in record["declined"]
+                ),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise LeptonError(f"this is not a plan ({type(error).__name__}: {error})") from error
+
+
+def _mapping(settings: object) -> Mapping[str, object]:
+    if not isinstance(settings, dict):
+        raise TypeError("settings must be an object")
+    return settings

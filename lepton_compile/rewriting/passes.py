@@ -1,0 +1,118 @@
+"""What a pass is: a frozen dataclass that proposes itself for a graph, with a reason, and rewrites it when picked.
+
+The fields of a pass are its settings. They are JSON values (numbers, text, booleans, None, and tuples of these), so
+that a pass can be printed and read back, `name{field=value}`, and a plan can be saved and replayed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lepton_compile.model import Graph
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+
+class Stage(enum.Enum):
+    """When a pass runs. Stages follow each other in this order, each to its fixpoint.
+
+    Pruning and quantization need to see single operators, so fusion comes last.
+    """
+
+    CANONICALISE = "canonicalise"
+    PRUNE = "prune"
+    QUANTIZE = "quantize"
+    FUSE = "fuse"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use beside the graph and the target.
+
+    Attributes:
+        contract: Calibration data, metric and maximum drop, which approximate passes run under; None: exact passes
+            only.
+        measure: Seconds that one run of a graph takes on the target, where it can be measured.
+    """
+
+    contract: object | None = None
+    measure: Callable[[Graph], float] | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pass finds itself worth running on the graph as it is now.
+
+    Attributes:
+        rewrite: The pass to run, with the settings that it proposes.
+        reason: Why, in one line.
+        refusals: The places that look like its pattern but that it leaves alone, and why
+            ("conv_12: weight is shared with conv_40").
+    """
+
+    rewrite: Pass
+    reason: str
+    refusals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decline:
+    """A pass has nothing to do on the graph as it is now.
+
+    Attributes:
+        reason: Why, in one line.
+        refusals: The places that look like its pattern but that it leaves alone, and why.
+    """
+
+    reason: str
+    refusals: tuple[str, ...] = ()
+
+
+class Pass(ABC):
+    """A rewrite of the graph. Subclasses are frozen dataclasses with a default for every field.
+
+    A vendor's pass is one more class, registered under the entry-point group `lepton_compile.passes` with its `name`:
+
+        [project.entry-points."lepton_compile.passes"]
+        my_pass = "my_package.my_module:MyPass"
+
+    Attributes:
+        name: Unique, lower case with underscores; also the name of the entry point.
+        stage: When it runs.
+        exact: Whether the value is the same but for the order of float additions, NaN and infinities kept. One that
+            is not exact runs under a contract only.
+        after: Names of passes of the same stage that go first, where they take part.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    exact: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
+        """Say whether the pass is worth running on `graph`, with which settings and why; `graph` stays as it is."""
+
+    @abstractmethod
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Rewrite `graph`, which is the pass's own copy: it may be edited in place and returned.
+
+        The result is valid ONNX with the same inputs and outputs (names, shapes and types). Shapes of new tensors may
+        be left out: they are inferred afterwards.
+        """
+
+    def settings(self) -> dict[str, object]:
+        """The fields of this pass by name, as JSON values."""
+        fields: tuple[dataclasses.Field[object], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: getattr(self, field.name) for field in fields}
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.settings().items())
+        return f"{self.name}{{{settings}}}" if settings else self.name
