@@ -1,1 +1,1 @@
-"""The command line, `lepton`: a file per command, each of which calls one public function and prints what it returns."""
+"""The command line, `lepton`: a file per command, each calls one public function and prints the result."""

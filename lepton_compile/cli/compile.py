@@ -17,7 +17,7 @@ from lepton_compile.cli.table import format_bytes
 def compile(
     model: Model,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write. [default: NAME.lepton]")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write; NAME.lepton by default.")
     ] = None,
     target: TargetOption = "host",
     shape: Shapes = None,

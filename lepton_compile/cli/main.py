@@ -20,7 +20,6 @@ from lepton_compile.cli.inspect import inspect
 from lepton_compile.cli.passes import passes
 from lepton_compile.cli.run import run
 from lepton_compile.cli.targets import targets
-from lepton_compile.errors import BudgetError, BuildError, LeptonError
 
 DONE, OUR_FAULT, WRONG_INPUT, BUDGET_MISSED = 0, 1, 2, 3
 
@@ -76,6 +75,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
+    from lepton_compile.errors import BudgetError, BuildError, LeptonError
+
     if isinstance(error, BudgetError):
         return str(error), BUDGET_MISSED
     if isinstance(error, LeptonError) and not isinstance(error, BuildError):

@@ -45,9 +45,7 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
     shapes = {}
     for name, sizes in read_pairs("--shape", texts).items():
         if not re.fullmatch(r"\d+([,x]\d+)*", sizes):
-            raise typer.BadParameter(
-                f"'{sizes}' is not a shape; write {name}=1,3,224,224", param_hint="'--shape'"
-            )
+            raise typer.BadParameter(f"'{sizes}' is not a shape; write {name}=1,3,224,224", param_hint="'--shape'")
         shapes[name] = tuple(int(size) for size in re.findall(r"\d+", sizes))
     return shapes or None
 
@@ -68,7 +66,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {_why(error)}") from error
+        raise typer.BadParameter(f"cannot read {path}: {reason(error)}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,8 +78,9 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise typer.BadParameter(f"cannot write {path}: {_why(error)}") from error
+        raise typer.BadParameter(f"cannot write {path}: {reason(error)}") from error
 
 
-def _why(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, without the path that the message has already."""
     return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -12,7 +12,9 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, box=None, show_header=bool(header), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        *header, box=None, show_header=bool(header), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 100_000).print(table)

@@ -34,7 +34,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A target's na
 def sense(
     output: Annotated[Path | None, typer.Option("-o", metavar="FILE", help="Write it to this file.")] = None,
 ) -> None:
-    """Describe this machine: instruction set, usable cores, caches, memory. The file can be carried to another machine."""
+    """Describe this machine in a target file, which another machine can compile for."""
     text = lepton_compile.sense_host().to_toml()
     if output is None:
         typer.echo(text, nl=False)

@@ -44,5 +44,11 @@ def test_passes_part_at_commas_outside_of_settings(text, passes):
 
 
 def test_sizes_for_people():
-    assert [format_bytes(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30)] == ["0 B", "1023 B", "1.5 KiB", "3.0 MiB", "5.0 GiB"]
+    assert [format_bytes(n) for n in (0, 1023, 1536, 3 << 20, 5 << 30)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "3.0 MiB",
+        "5.0 GiB",
+    ]
     assert [format_shape(s) for s in ((), (1, "batch", 7))] == ["scalar", "1xbatchx7"]
