@@ -25,7 +25,10 @@ _IF_THEN_ELSE = "prim.if_then_else"
 _BINARY = (
     tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod, tirx.Min, tirx.Max,
     tirx.EQ, tirx.NE, tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.And, tirx.Or,
+    tirx.LShift, tirx.RShift, tirx.BitwiseAnd, tirx.BitwiseOr, tirx.BitwiseXor,
 )  # fmt: skip
+_UNARY = (tirx.Not, tirx.BitwiseNot)
+_LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm, tvm.ir.StringImm, te.Tensor)
 
 
 def is_reduction(tensor: te.Tensor) -> bool:
@@ -69,9 +72,13 @@ def operands(node: tirx.Expr) -> list[tirx.Expr]:
         return [node.value]
     if isinstance(node, tirx.Select):
         return [node.condition, node.true_value, node.false_value]
-    if isinstance(node, tirx.Not):
+    if isinstance(node, _UNARY):
         return [node.a]
-    return []
+    if isinstance(node, tirx.Let):
+        return [node.value, node.body]
+    if isinstance(node, _LEAVES):
+        return []
+    raise TypeError(f"{type(node).__name__} is not expected in an operator's expression")
 
 
 def with_operands(node: tirx.Expr, new: list[tirx.Expr]) -> tirx.Expr:
@@ -86,8 +93,10 @@ def with_operands(node: tirx.Expr, new: list[tirx.Expr]) -> tirx.Expr:
         return tirx.Cast(str(node.ty), new[0])
     if isinstance(node, tirx.Select):
         return tirx.Select(*new)
-    if isinstance(node, tirx.Not):
-        return tirx.Not(new[0])
+    if isinstance(node, _UNARY):
+        return type(node)(new[0])
+    if isinstance(node, tirx.Let):
+        return tirx.Let(node.var, new[0], new[1])
     raise TypeError(f"{type(node).__name__} has no operands")
 
 
@@ -96,7 +105,7 @@ def _is_call(node: tirx.Expr, name: str) -> bool:
 
 
 def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -> tirx.Expr:
-    """Rebuild an expression bottom-up, keeping shared subexpressions shared.
+    """Rebuild an expression bottom-up, keeping shared subexpressions shared; variables bound inside it become new ones.
 
     Args:
         node: The expression.
@@ -108,7 +117,15 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
         key = hash(current)
         if key in done:
             return done[key][1]
-        result = replace(current)
+        result: tirx.Expr | None
+        if isinstance(current, tirx.Let):
+            # One body may be inlined at several indices: each use gets a variable of its own.
+            variable = tirx.Var(current.var.name, current.var.ty)
+            value = visit(current.value)
+            done[hash(current.var)] = (current.var, variable)
+            result = tirx.Let(variable, value, visit(current.body))
+        else:
+            result = replace(current)
         if result is None:
             old = operands(current)
             new = [visit(operand) for operand in old]
@@ -213,7 +230,7 @@ def count_operations(node: tirx.Expr) -> int:
 
 
 def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx.Buffer], list[tirx.Stmt], tirx.Expr]:
-    """Move float subexpressions that are used more than once into registers.
+    """Move float subexpressions that are used more than once, and what a Let binds, into registers.
 
     Only what is evaluated in any case is moved: a load behind the guard of an if_then_else may be out of bounds outside it.
 
@@ -241,19 +258,27 @@ def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx
     statements: list[tirx.Stmt] = []
     done: dict[int, tirx.Expr] = {}
 
+    def keep(value: tirx.Expr) -> tirx.Expr:
+        buffer = register(f"shared{len(registers)}", lanes, str(value.ty))
+        registers.append(buffer)
+        statements.append(store(buffer, [lane], value))
+        return load(buffer, [lane])
+
     def visit(node: tirx.Expr) -> tirx.Expr:
         key = hash(node)
         if key in done:
+            return done[key]
+        if isinstance(node, tirx.Let) and key in uses:
+            done[hash(node.var)] = keep(visit(node.value))
+            kept.append(node.var)
+            done[key] = visit(node.body)
             return done[key]
         old = operands(node)
         new = [visit(operand) for operand in old]
         changed = any(hash(a) != hash(b) for a, b in zip(old, new, strict=True))
         result = with_operands(node, new) if changed else node
         if old and uses.get(key, 0) > 1 and str(node.ty) == "float32":
-            buffer = register(f"shared{len(registers)}", lanes)
-            registers.append(buffer)
-            statements.append(store(buffer, [lane], result))
-            result = load(buffer, [lane])
+            result = keep(result)
         done[key] = result
         kept.append(result)
         return result
