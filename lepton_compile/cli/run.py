@@ -68,11 +68,9 @@ def _random_array(tensor: Tensor, random: np.random.Generator) -> Array:
     return array.astype(tensor.numpy_dtype)
 
 
-def _summary(array: Array) -> tuple[str, str, str, str, str]:
-    kind = (str(array.dtype), format_shape(array.shape))
-    if not array.size:
-        return (*kind, "-", "-", "-")
-    return (*kind, *(f"{float(value):.6g}" for value in (array.min(), array.mean(dtype=float), array.max())))
+def _summary(array: Array) -> tuple[str, ...]:
+    figures = (array.min(), array.mean(dtype=float), array.max()) if array.size else ()
+    return (str(array.dtype), format_shape(array.shape), *(f"{float(figure):.6g}" for figure in figures))
 
 
 def _read_array(path: Path) -> Array:

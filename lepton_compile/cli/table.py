@@ -29,6 +29,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def format_shape(shape: Sequence[object]) -> str:
-    """A shape for people: (1, 3, "height") is "1x3xheight", and that of a scalar "scalar"."""
-    return "x".join(str(size) for size in shape) or "scalar"
+def format_shape(shape: Sequence[object] | None) -> str:
+    """A shape for people: "[1, 3, height, ?]", a question mark where nothing short is known of a size."""
+    return "of unknown rank" if shape is None else f"[{', '.join(map(format_size, shape))}]"
+
+
+def format_size(size: object) -> str:
+    """A size, the name of one, or "?" for none and for a formula that some exporters write for a name."""
+    text = "?" if size is None else str(size)
+    return text if len(text) <= 32 else "?"

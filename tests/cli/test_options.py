@@ -51,4 +51,5 @@ def test_sizes_for_people():
         "3.0 MiB",
         "5.0 GiB",
     ]
-    assert [format_shape(s) for s in ((), (1, "batch", 7))] == ["scalar", "1xbatchx7"]
+    shapes = [(), (1, "batch", None), ("floor(height/2 - 1/2)" * 3,), None]
+    assert [format_shape(shape) for shape in shapes] == ["[]", "[1, batch, ?]", "[?]", "of unknown rank"]
