@@ -1,8 +1,8 @@
 """Constant folding, and the removal of what nothing reads.
 
-Nodes whose inputs are all constants are evaluated with onnxruntime, level by level; Shape and Size of tensors with static
-shapes are known without; an If with a constant condition is replaced by the branch that it takes. Subgraphs are folded as
-the main graph is; bodies of model-local functions are left alone.
+Nodes whose inputs are all constants are evaluated with onnxruntime, level by level; Shape and Size of tensors with
+static shapes are known without; an If with a constant condition is replaced by the branch that it takes. Subgraphs are
+folded as the main graph is; bodies of model-local functions are left alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.errors import ModelError
 from lepton_compile.model.execution import evaluate
-from lepton_compile.model.from_onnx import Array
+from lepton_compile.model.from_onnx import Array, UniqueNames
 from lepton_compile.model.graph import Graph
 from lepton_compile.model.shapes import is_static
 from lepton_compile.model.to_onnx import constants, is_large, model_to_onnx
@@ -69,10 +69,13 @@ def _fold_known(graph: gs.Graph) -> int:
     refused: set[int] = set()  # ids of nodes, all of which live as long as the graph
     while True:
         outputs = {id(tensor) for body in bodies(graph) for tensor in body.outputs}
+        names = UniqueNames(tensor.name for node in walk(graph) for tensor in (*node.inputs, *node.outputs))
         level = [node for node in walk(graph) if id(node) not in refused and _is_foldable(node, outputs)]
         values = _evaluate(graph, level)
         refused.update(id(node) for node in level if id(node) not in values)
-        replacements = {id(node): _constants(node, values[id(node)], outputs) for node in level if id(node) in values}
+        replacements = {
+            id(node): _constants(node, values[id(node)], outputs, names) for node in level if id(node) in values
+        }
         for body in bodies(graph):
             body.nodes[:] = [new for node in body.nodes for new in replacements.get(id(node), [node])]
         taken = sum(_inline_constant_ifs(body) for body in bodies(graph))
@@ -101,8 +104,8 @@ def _divides_by_zero(node: gs.Node) -> bool:
     """Integer divisions by zero, and of the smallest number by -1, trap: they would end this very process."""
     if node.op not in ("Div", "Mod") or node.inputs[1].dtype.kind not in "iu":
         return False
-    divisor = node.inputs[1].values
-    return bool(np.any(divisor == 0)) or (divisor.dtype.kind == "i" and bool(np.any(divisor == -1)))
+    divisor: Array = node.inputs[1].values
+    return bool(np.any(divisor == 0) or (divisor.dtype.kind == "i" and np.any(divisor == -1)))
 
 
 def _bytes(tensor: gs.Tensor) -> int:
@@ -112,7 +115,7 @@ def _bytes(tensor: gs.Tensor) -> int:
 def _grows(node: gs.Node, size: int) -> bool:
     """Whether a result of this many bytes is too much to be kept in place of the node."""
     read = sum(_bytes(tensor) for tensor in node.inputs if tensor.name)
-    return size > max(LARGEST_GROWTH_BYTES, read) and node.op != "ConstantOfShape"
+    return bool(node.op != "ConstantOfShape" and size > max(LARGEST_GROWTH_BYTES, read))
 
 
 def _evaluate(graph: gs.Graph, level: Sequence[gs.Node]) -> dict[int, list[Array]]:
@@ -162,14 +165,15 @@ def _compute(graph: gs.Graph, nodes: Sequence[gs.Node]) -> dict[int, list[Array]
         results = [values[tensor.name] if tensor.name else np.empty(0) for tensor in node.outputs]
         expected = [tensor.dtype for tensor in node.outputs]
         arrays = all(isinstance(result, np.ndarray) for result in results)  # sequences come as lists
-        if arrays and all(dtype is None or dtype == r.dtype for dtype, r in zip(expected, results, strict=True)):
-            if not _grows(node, sum(result.nbytes for result in results)):
-                found[id(node)] = results
+        if not arrays or any(d is not None and d != r.dtype for d, r in zip(expected, results, strict=True)):
+            continue
+        if not _grows(node, sum(result.nbytes for result in results)):
+            found[id(node)] = results
     return found
 
 
-def _constants(node: gs.Node, values: Sequence[Array], outputs: set[int]) -> list[gs.Node]:
-    """Turn what the node computes into constants. Returns the nodes that stay in its place: an Identity per graph output."""
+def _constants(node: gs.Node, values: Sequence[Array], outputs: set[int], names: UniqueNames) -> list[gs.Node]:
+    """Turn what the node computes into constants; returns what stays in its place, an Identity per graph output."""
     tensors = list(node.outputs)
     disconnect(node)
     left: list[gs.Node] = []
@@ -177,9 +181,9 @@ def _constants(node: gs.Node, values: Sequence[Array], outputs: set[int]) -> lis
         if not tensor.name:
             continue
         if id(tensor) in outputs:
-            # The name of the node is free now, and its outputs' names are unique.
-            constant = gs.Constant(f"{tensor.name}_value", value)
-            left.append(gs.Node("Identity", f"{node.name}_{len(left)}", inputs=[constant], outputs=[tensor]))
+            constant = gs.Constant(names.new(f"{tensor.name}_value"), value)
+            name = f"{node.name}_{len(left)}" if left else node.name
+            left.append(gs.Node("Identity", name, inputs=[constant], outputs=[tensor]))
         else:
             tensor.to_constant(value)
     return left
@@ -208,7 +212,7 @@ def _inline_constant_ifs(graph: gs.Graph) -> int:
 
 
 def _rename_outputs(branch: gs.Graph, outputs: Sequence[gs.Tensor], name: str) -> list[gs.Node]:
-    """Let the branch's nodes produce these tensors in place of its outputs. Returns copies for outputs that are the same."""
+    """Let the branch's nodes produce these tensors as its outputs; returns copies for those that are the same."""
     copies: list[gs.Node] = []
     renamed: dict[int, gs.Tensor] = {}
     for inner, outer in zip(branch.outputs, outputs, strict=True):

@@ -1,8 +1,9 @@
 """ONNX protobuf to onnx-graphsurgeon.
 
 graphsurgeon's own importer is not used, because it drops what the compiler must keep (sparse constants, attributes that
-hold types, bfloat16 element types) and leaves names as they are. Here names become unique over the whole model, subgraphs
-included: graphsurgeon compares tensors by name, and sibling branches may use the same one for different values.
+hold types, bfloat16 element types) and leaves names as they are. Here names become unique over the whole model,
+subgraphs included: graphsurgeon compares tensors by name, and sibling branches may use the same one for different
+values.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from lepton_compile.errors import ModelError
 from lepton_compile.model.traversal import walk
@@ -39,8 +41,9 @@ ATTRIBUTE_TYPES: Mapping[int, Any] = {
 def graph_from_onnx(model: onnx.ModelProto, weights: Mapping[str, Array]) -> gs.Graph:
     """Read a model.
 
-    Constant nodes become constants, sparse constants dense ones, and every node and tensor gets a name that nothing else
-    in the model has; those of the main graph are kept where they are unique already. Function bodies are scopes of their own.
+    Constant nodes become constants, sparse constants dense ones, and every node and tensor gets a name that nothing
+    else in the model has; those of the main graph are kept where they are unique already. Function bodies are scopes of
+    their own.
 
     Args:
         model: A model that the ONNX checker accepts.
@@ -49,7 +52,7 @@ def graph_from_onnx(model: onnx.ModelProto, weights: Mapping[str, Array]) -> gs.
     Raises:
         ModelError: A node reads a tensor that nothing defines, or a constant's data do not fit its shape.
     """
-    opset = default_opset(model.opset_import)
+    opset = default_opset(model.opset_import) or onnx.defs.onnx_opset_version()  # without ONNX's own operators, any
     reader = _Reader(opset, list(model.opset_import))
     graph = reader.graph(model.graph, ChainMap({}), weights)
     graph.producer_name, graph.producer_version = model.producer_name, model.producer_version
@@ -71,6 +74,8 @@ def array_from_onnx(tensor: onnx.TensorProto | onnx.SparseTensorProto, name: str
         ModelError: The data do not fit the shape and the element type.
     """
     try:
+        if any(uses_external_data(part) for part in _parts(tensor)):
+            raise ValueError("they are in another file")  # which onnx would look for in the current folder
         if isinstance(tensor, onnx.SparseTensorProto):
             return _dense(tensor)
         return numpy_helper.to_array(tensor)
@@ -81,13 +86,17 @@ def array_from_onnx(tensor: onnx.TensorProto | onnx.SparseTensorProto, name: str
         ) from error
 
 
+def _parts(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> tuple[onnx.TensorProto, ...]:
+    return (tensor.values, tensor.indices) if isinstance(tensor, onnx.SparseTensorProto) else (tensor,)
+
+
 def tensor_name(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> str:
     """The name of a dense or a sparse initializer."""
     return tensor.values.name if isinstance(tensor, onnx.SparseTensorProto) else tensor.name
 
 
 def _dense(tensor: onnx.SparseTensorProto) -> Array:
-    """Indices are [NNZ] positions in the flattened tensor or [NNZ, rank] coordinates (onnx.proto, SparseTensorProto)."""
+    """Indices are [NNZ] positions in the flattened tensor or [NNZ, rank] coordinates (onnx.proto)."""
     values, indices = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
     dense = np.zeros(tuple(tensor.dims), values.dtype)
     if indices.ndim == 1:
@@ -98,7 +107,7 @@ def _dense(tensor: onnx.SparseTensorProto) -> Array:
 
 
 def name_nodes(graph: gs.Graph) -> None:
-    """Give every node of the graph, of its subgraphs and of each function body a unique name, keeping those that are."""
+    """Give every node a name that is unique in the model, or in its function; those that are so are kept."""
     for body in (graph, *graph.functions):
         nodes = list(walk(body))
         names = UniqueNames(node.name for node in nodes)
@@ -117,7 +126,7 @@ class UniqueNames:
         self._next: dict[str, int] = {}
 
     def new(self, wanted: str) -> str:
-        """`wanted` itself if it is free, otherwise with the first number behind it that makes it so. Taken from now on."""
+        """`wanted` if it is free, otherwise with the first number behind it that is; taken from now on."""
         name = wanted
         while name in self._taken:
             self._next[wanted] = self._next.get(wanted, 0) + 1
@@ -222,7 +231,7 @@ class _Reader:
         return value
 
     def produce_outputs(self, graph: gs.Graph, *, interface: bool = False) -> None:
-        """Put an Identity before each output that no node of this graph produces: a constant, an input, an outer tensor.
+        """Put an Identity before each output that no node of this graph produces: a constant, an input, a capture.
 
         Every output of every graph is then a variable with a producer beside it, which spares all that follows a case;
         ONNX itself demands it of a branch that returns an outer tensor. One exception: where the model's own output is
@@ -243,8 +252,8 @@ class _Reader:
 def type_from_onnx(proto: onnx.TypeProto) -> tuple[np.dtype[Any] | None, tuple[Dim, ...] | None]:
     """Element type and shape of a tensor type; None for what is not said, and for both where it is no tensor.
 
-    A dimension is a size, the name of a symbolic one, or None. "?" and "-1", and negative sizes, are what some exporters
-    write for a dimension that is neither known nor named.
+    A dimension is a size, the name of a symbolic one, or None. "?" and "-1", and negative sizes, are what some
+    exporters write for a dimension that is neither known nor named.
     """
     if not proto.HasField("tensor_type") or not proto.tensor_type.elem_type:
         return None, None

@@ -27,9 +27,9 @@ class Graph:
 
     Holds after import, and every pass keeps it so:
     - every node and every tensor has a name that is unique in the model, subgraphs included;
-    - every tensor has an element type (numpy's; ml_dtypes' for bfloat16 and the like) and a static shape (tuple of int);
-    - constants are `gs.Constant` tensors holding arrays, there are no Constant nodes; they have no owner: whichever graph
-      or subgraph reads one, it is written as an initializer of the main graph;
+    - every tensor has an element type (numpy's; ml_dtypes' for bfloat16 and the like) and a static shape, a tuple;
+    - constants are `gs.Constant` tensors holding arrays, there are no Constant nodes; they have no owner: whichever
+      graph or subgraph reads one, it is written as an initializer of the main graph;
     - each output, of the main graph and of each subgraph, is a variable that a node of that same graph produces (an
       Identity where there is nothing to compute), but for a model's output that is the model's input by name.
 
@@ -138,8 +138,8 @@ class Graph:
         Works through model-local functions. What the tensors said before does not matter.
 
         Args:
-            strict: Whether a contradiction is an error. Before constants are folded it need not be one: a branch that is
-                never taken may not fit the shapes.
+            strict: Whether a contradiction is an error. Before constants are folded it need not be one: a branch that
+                is never taken may not fit the shapes.
 
         Raises:
             ModelError: Operators and the types or shapes of what they are given contradict each other.
@@ -150,9 +150,10 @@ class Graph:
     def networkx(self) -> networkx.MultiDiGraph[str]:
         """The main graph as a networkx graph.
 
-        Nodes are named as the operators are, with the attributes `op`, `domain` and `node` (graphsurgeon's). There is an
-        edge for each tensor that goes from one to another, with the attributes `tensor` (its name) and `index` (which input
-        of the reader, or -1 where a subgraph of the reader captures it). Inputs and constants are no nodes.
+        Nodes are named as the operators are, with the attributes `op`, `domain` and `node` (graphsurgeon's). There is
+        an edge for each tensor that goes from one to another, with the attributes `tensor` (its name) and `index`
+        (which input of the reader, or -1 where a subgraph of the reader captures it). Inputs and constants are no
+        nodes.
         """
         view: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(name=self.name)
         producers: dict[str, str] = {}

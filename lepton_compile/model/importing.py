@@ -19,7 +19,8 @@ def import_model(model: Source, shapes: Mapping[str, Sequence[int]] | None = Non
 
     Args:
         model: A path, the bytes of a model, or a model (it is not changed).
-        shapes: Sizes for the inputs with dynamic dimensions, by input; a dimension's name is bound in all inputs at once.
+        shapes: Sizes for the inputs with dynamic dimensions, by input; a dimension's name is bound in all inputs at
+            once.
 
     Raises:
         ModelError: The model cannot be read, or is not valid.

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import helper, inliner
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -87,8 +86,8 @@ def _parse(data: bytes, what: str, path: Path | None = None) -> onnx.ModelProto:
     if not data:
         raise ModelError(f"{what} is not ONNX: it is empty", path=path)
     try:
-        return onnx.ModelProto.FromString(data)
-    except DecodeError as error:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's DecodeError, of a package that onnx chooses
         raise ModelError(f"{what} is not ONNX, or is cut short: it cannot be parsed", path=path) from error
 
 
@@ -144,7 +143,8 @@ def _detach_weights(proto: onnx.ModelProto, folder: Path | None, source: onnx.Mo
 
 def _load_inner_data(proto: onnx.ModelProto, folder: Path | None) -> None:
     """Read external data of tensors that are no initializers of the main graph into the protobuf."""
-    for node in _nodes(proto.graph.node):
+    bodies = (proto.graph.node, *(function.node for function in proto.functions))
+    for node in (node for body in bodies for node in _nodes(body)):
         for attribute in node.attribute:
             graphs = (attribute.g, *attribute.graphs)
             for tensor in (attribute.t, *attribute.tensors, *(t for graph in graphs for t in graph.initializer)):

@@ -28,7 +28,7 @@ def bind_shapes(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> None:
         shapes: The shape of each input that has dimensions to bind; it may repeat those that are static.
 
     Raises:
-        ShapeError: A name is no input's, a shape contradicts the model, another shape or itself, or a dimension is left.
+        ShapeError: A name is no input's, a shape contradicts the model or another shape, or a dimension is left.
     """
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     for name in shapes:
@@ -190,13 +190,21 @@ def require_static(graph: gs.Graph) -> None:
         ShapeError: A shape depends on the data, or on which branch of an If is taken.
         ModelError: A tensor is not a tensor at all (a sequence, a map, an optional value).
     """
-    for node in walk(graph):
+    for node in graph.nodes:
+        for subgraph in subgraphs(node):  # first: what is unknown in a branch makes the If's own output unknown
+            for tensor in subgraph.inputs:
+                if tensor.dtype is None or not is_static(tensor.shape):
+                    raise ShapeError(
+                        f"'{tensor.name}' in a subgraph of node '{node.name}' ({node.op}) may change its shape from one"
+                        " iteration to the next: only static shapes are supported",
+                        tensor=tensor.name,
+                        node=node.name,
+                        op_type=node.op,
+                    )
+            require_static(subgraph)
         for index, tensor in enumerate(node.outputs):
             if not tensor.name or (tensor.dtype is not None and is_static(tensor.shape)):
                 continue
-            # Inside out: what is unknown in a branch makes the If's own output unknown.
-            for subgraph in subgraphs(node):
-                require_static(subgraph)
             where = f"'{tensor.name}', output {index} of node '{node.name}' ({node.op})"
             facts = {"tensor": tensor.name, "node": node.name, "op_type": node.op}
             if tensor.dtype is None:

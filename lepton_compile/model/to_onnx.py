@@ -1,14 +1,14 @@
 """onnx-graphsurgeon to ONNX protobuf.
 
 graphsurgeon's own exporter is not used: it writes outer constants once more into each subgraph that reads them, cannot
-write empty lists, and orders the imported domains by their hash. Here every constant is an initializer of the main graph,
-wherever it is read (those of function bodies, which know no initializers, are Constant nodes), and the same graph always
-gives the same bytes.
+write empty lists, and orders the imported domains by their hash. Here every constant is an initializer of the main
+graph, wherever it is read (those of function bodies, which know no initializers, are Constant nodes), and the same
+graph always gives the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ def model_to_onnx(graph: gs.Graph, *, weights: bool, types: bool, local: bool = 
         graph: The graph with its functions.
         weights: Whether large constants are written; if not, each becomes an input of the model.
         types: Whether the types and shapes that are known of inner tensors and outputs are written.
-        local: Whether each subgraph gets its own copy of the small constants that it reads. onnxruntime does without, but
-            ONNX's shape inference does not see the values of outer constants.
+        local: Whether each subgraph gets its own copy of the small constants that it reads. onnxruntime does without,
+            but ONNX's shape inference does not see the values of outer constants.
     """
     proto = _graph(graph, _Details(types, local))
     for constant in constants(graph):
@@ -54,7 +54,7 @@ def model_to_onnx(graph: gs.Graph, *, weights: bool, types: bool, local: bool = 
 
 
 def constants(graph: gs.Graph) -> Iterator[gs.Constant]:
-    """The constants that the nodes and outputs of a graph and of its subgraphs read, each once, in order of first use."""
+    """The constants that the graph and its subgraphs read or return, each once, in order of first use."""
     seen: set[str] = set()
     reads: Iterable[gs.Tensor] = (tensor for node in walk(graph) for tensor in node.inputs)
     for tensor in (*reads, *graph.outputs):
@@ -143,7 +143,8 @@ def _attribute_types(op: str, domain: str, graph: gs.Graph) -> dict[str, int]:
     if not onnx.defs.has(op, version, domain):
         return {}
     schema = onnx.defs.get_schema(op, version, domain)
-    return {name: int(attribute.type) for name, attribute in schema.attributes.items()}
+    attributes: Mapping[str, Any] = schema.attributes
+    return {name: int(attribute.type.value) for name, attribute in attributes.items()}
 
 
 def _attribute(name: str, value: Any, kind: int | None, details: _Details) -> onnx.AttributeProto | None:
