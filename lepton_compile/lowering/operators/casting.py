@@ -1,0 +1,72 @@
+"""Conversions between element types.
+
+Floats round towards zero on the way to integers. Out of range the C language leaves the answer open; onnxruntime's is
+what the processor makes of it, by way of int32 for the narrow types and int64 for the unsigned ones, and ours takes the
+same way.
+"""
+
+from __future__ import annotations
+
+from tvm import te, tirx
+
+from lepton_compile.kernels.vector_math import let
+from lepton_compile.lowering.operators.pointwise import dtype_of, is_float, load
+from lepton_compile.lowering.operators.registry import Operation, operator
+from lepton_compile.lowering.operators.shape import numpy_name
+
+_SUPPORTED = frozenset(
+    ("bool", "float16", "bfloat16", "float32", "float64")
+    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+)
+_TWO_TO_63 = 2.0**63
+
+
+def convert_element(x: tirx.Expr, source: str, target: str) -> tirx.Expr:
+    """One element of type `source` as `target`."""
+    if source == target:
+        return x
+    if target == "bool":
+        return x != tirx.const(0, source)
+    if is_float(source) and target in ("int8", "uint8", "int16", "uint16"):
+        return x.astype("int32").astype(target)
+    if is_float(source) and target == "uint32":
+        return x.astype("int64").astype(target)
+    if is_float(source) and target == "uint64":
+        limit = tirx.const(_TWO_TO_63, source) if source != "float16" else None
+        if limit is None:
+            return x.astype("int64").astype(target)
+        top = tirx.const(1 << 63, "uint64")
+        return let(
+            x,
+            lambda v: tirx.Select(
+                v >= limit, (v - limit).astype("int64").astype("uint64") + top, v.astype("int64").astype("uint64")
+            ),
+        )
+    if target in ("float16", "bfloat16") and source != "float32":
+        return x.astype("float32").astype(target)
+    if source in ("float16", "bfloat16") and target != "float32":
+        return convert_element(x.astype("float32"), "float32", target)
+    return x.astype(target)
+
+
+def convert_tensor(node: Operation, x: te.Tensor, target: str) -> te.Tensor:
+    """Every element as `target`."""
+    source = dtype_of(x)
+    for dtype in (source, target):
+        if dtype not in _SUPPORTED:
+            raise node.unsupported(f"the element type {dtype} is not supported")
+    if source == target:
+        return x
+    return te.compute(x.shape, lambda *i: convert_element(load(x, *i), source, target), name="cast")
+
+
+@operator("Cast")
+def cast(node: Operation, x: te.Tensor) -> te.Tensor:
+    """`x` in the type `to`."""
+    return convert_tensor(node, x, numpy_name(node.attribute("to")))
+
+
+@operator("CastLike")
+def cast_like(node: Operation, x: te.Tensor, like: te.Tensor) -> te.Tensor:
+    """`x` in the type of another tensor."""
+    return convert_tensor(node, x, dtype_of(like))
