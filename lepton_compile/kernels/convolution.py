@@ -290,3 +290,17 @@ def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine
         operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels
         * (2 * shapes.inputs * math.prod(kernel) + cost),
     )
+
+
+def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) -> te.Tensor:
+    """The packing of `pack_weights` as a computation, for weights that are known only at run time."""
+    lanes, blocks = machine.lanes, shapes.tile.blocks
+
+    def element(*at: tirx.Expr) -> tirx.Expr:
+        g, tile, ib, *taps, ii, block, lane = at
+        output, channel = (tile * blocks + block) * lanes + lane, ib * lanes + ii
+        inside = tirx.all(output < shapes.outputs, channel < shapes.inputs)
+        value = weights(g * shapes.outputs + output, channel, *taps)
+        return tirx.if_then_else(inside, value, tirx.const(0, str(weights.dtype)))
+
+    return te.compute(packed_shape(shapes, machine), element, name="packed")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.expressions import count_operations, evaluate, loads_of, operands, vector_store
-from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, shape_of
-from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store
+from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
 from lepton_compile.lowering.program import Layout
 
 # A flat loop is cut into pieces of this many elements for the threads to share; about the size of an L1 cache.
@@ -23,7 +24,24 @@ FLAT_BLOCK = 4096
 MANY_BLOCKS = 64
 
 
-def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], machine: Machine) -> Definition:
+@dataclass(frozen=True)
+class Part:
+    """Where in a larger tensor a kernel's output goes: concatenation writes its operands side by side.
+
+    Attributes:
+        shape: Logical shape of the larger tensor.
+        axis: The axis along which the output is a part of it.
+        offset: Index of the output's first element on that axis.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    offset: int
+
+
+def elementwise(
+    output: te.Tensor, layout: Layout, sources: Sequence[Source], machine: Machine, part: Part | None = None
+) -> Definition:
     """Compute `output`, which has no reduction, in the given layout.
 
     Args:
@@ -31,6 +49,7 @@ def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], ma
         layout: How the output lies in memory.
         sources: The tensors that it reads.
         machine: The instruction set.
+        part: Where the output goes if it is a part of a larger tensor of the same layout.
 
     Returns:
         A kernel of the sources, in order, and the output.
@@ -43,6 +62,8 @@ def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], ma
     inputs = Operands(sources, analyzer)
 
     channels = shape_of(output)[1] if layout.block else 0
+    # A part that does not fill whole blocks must leave the other lanes of its blocks alone.
+    shifted_lanes = bool(layout.block and part and part.axis == 1 and (part.offset % layout.block or channels % layout.block))
 
     def unguarded(at: Sequence[tirx.Expr]) -> tirx.Expr:
         return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
@@ -56,9 +77,10 @@ def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], ma
         inside = at[1] * layout.block + at[-1] < channels
         return tirx.if_then_else(inside, unguarded(at), tirx.const(0, str(output.dtype)))
 
-    groups = merged_axes(general, variables, extents)
+    whole = layout.physical_shape(part.shape) if part else extents
+    groups = merged_axes(general, variables, extents, whole)
     sizes = [math.prod(extents[axis] for axis in group) for group in groups]
-    result = parameter("y", extents, str(output.dtype))
+    result = parameter("y", whole, str(output.dtype))
     dtypes = {str(output.dtype), *(str(buffer.dtype) for buffer in inputs.parameters)}
     # Vectors of booleans are packed bits in LLVM but bytes in memory: leave those to its own vectoriser.
     lanes = 1 if "bool" in dtypes else machine.lanes
@@ -69,7 +91,20 @@ def elementwise(output: te.Tensor, layout: Layout, sources: Sequence[Source], ma
         def at(lane: tirx.Expr) -> list[tirx.Expr]:
             return unmerge([*position[:-1], position[-1] + lane], groups, extents)
 
-        return vector_store(width, lambda lane: value(at(lane)), lambda lane, v: store(result, at(lane), v))
+        def place(lane: tirx.Expr) -> list[tirx.Expr]:
+            if part is None:
+                return at(lane)
+            indices = logical(at(lane), layout, len(output.shape))
+            indices[part.axis] = indices[part.axis] + part.offset
+            return physical(layout, indices, analyzer)
+
+        def write(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
+            written = store(result, place(lane), v)
+            if not shifted_lanes:
+                return written
+            return when(logical(at(lane), layout, len(output.shape))[1] < channels, written)
+
+        return vector_store(width, lambda lane: value(at(lane)), write)
 
     body, blocks = vector_loops(sizes, lanes, put)
     return Definition(
@@ -101,8 +136,12 @@ def logical(at: Sequence[tirx.Expr], layout: Layout, rank: int) -> list[tirx.Exp
     return [n, block * layout.block + lane, *spatial]
 
 
-def merged_axes(value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequence[int]) -> list[list[int]]:
+def merged_axes(
+    value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequence[int], whole: Sequence[int]
+) -> list[list[int]]:
     """Groups of neighbouring axes that can be walked as one, given the value at the variables of the axes.
+
+    `whole` are the extents of the tensor that the result is stored in; axes merge only where it is not larger.
 
     Two axes merge if every load either uses neither, or uses both as two neighbouring indices of a buffer whose second
     extent is that of the loop, and nothing but loads uses them.
@@ -112,6 +151,8 @@ def merged_axes(value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequen
 
     def mergeable(first: int) -> bool:
         a, b = hash(variables[first]), hash(variables[first + 1])
+        if whole[first + 1] != extents[first + 1]:
+            return False
         if a in outside or b in outside:
             return False
         for read in loads:
@@ -130,7 +171,8 @@ def merged_axes(value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequen
 
     groups = [[0]]
     for axis in range(1, len(extents)):
-        if extents[axis] == 1 or all(extents[a] == 1 for a in groups[-1]) or mergeable(axis - 1):
+        trivial = extents[axis] == 1 or all(extents[a] == 1 for a in groups[-1])
+        if (trivial and whole[axis] == extents[axis]) or mergeable(axis - 1):
             groups[-1].append(axis)
         else:
             groups.append([axis])

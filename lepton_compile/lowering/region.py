@@ -1,0 +1,302 @@
+"""Lowering of one region: TE tensors for its values, and the decision which of them become kernels.
+
+Nodes are evaluated in order. An element-wise operator adds to an expression and costs nothing yet. An anchor (convolution,
+matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a tensor has to be in
+memory: because it is an output of the region, the operand of an anchor, or the result of a reduction. If its expression is
+element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise the anchor
+is stored first and an element-wise kernel does the rest. So any region is computed rightly, whatever fusion put into it,
+and well if fusion knew what anchors can take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import sym, te, tirx
+
+from lepton_compile.kernels.elementwise import elementwise
+from lepton_compile.kernels.expressions import Reduction, evaluate, is_inlined, is_reduction, leaves
+from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.reduction import reduction
+from lepton_compile.lowering.builder import Builder
+from lepton_compile.lowering.nodes import Array
+from lepton_compile.lowering.program import PLAIN, Buffer, Layout
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A computation with a kernel family of its own, not yet emitted.
+
+    Attributes:
+        layout: The layout in which it stores its result.
+        emit: Adds its kernels, given the epilogue, the buffers of the epilogue's sources, and the result's buffer.
+        takes_epilogue: Whether anything but its plain value can be stored.
+    """
+
+    layout: Layout
+    emit: Callable[[Epilogue, Sequence[Buffer], Buffer], None]
+    takes_epilogue: bool = True
+
+
+class Scope:
+    """The values of a region: which tensors are in memory, known, or still open.
+
+    Attributes:
+        builder: The program being built.
+        nodes: Names of the ONNX nodes that the region computes.
+    """
+
+    def __init__(self, builder: Builder, nodes: Sequence[str]) -> None:
+        self.builder = builder
+        self.nodes = tuple(nodes)
+        self._buffers: dict[te.Tensor, Buffer] = {}
+        self._constants: dict[te.Tensor, Array] = {}
+        self._literals: dict[te.Tensor, Array] = {}
+        self._anchors: dict[te.Tensor, Anchor] = {}
+        self._copies: dict[te.Tensor, te.Tensor] = {}
+
+    def tensor_of(self, buffer: Buffer) -> te.Tensor:
+        """A tensor whose value is in memory."""
+        tensor = te.placeholder([int(size) for size in buffer.shape], buffer.dtype, name=buffer.name)
+        self._buffers[tensor] = buffer
+        return tensor
+
+    def constant(self, values: Array) -> te.Tensor:
+        """A tensor whose value is known: a literal if it is one number, else a weight."""
+        dtype = values.dtype.name
+        if values.size == 1 and dtype in _LITERALS:
+            literal = tirx.const(values.reshape(()).item(), dtype)
+            single = te.compute(values.shape, lambda *_: literal, name="constant")
+            self._literals[single] = values
+            return single
+        tensor = te.placeholder(values.shape, dtype, name="constant")
+        self._constants[tensor] = values
+        return tensor
+
+    def known(self, tensor: te.Tensor) -> Array | None:
+        """The value of a tensor made by `constant` that is not a literal."""
+        return self._constants.get(tensor)
+
+    def literal_or_known(self, tensor: te.Tensor) -> Array | None:
+        """The value of a tensor made by `constant`, a literal's too."""
+        return self._literals.get(tensor, self._constants.get(tensor))
+
+    def value(self, tensor: te.Tensor) -> Array:
+        """The same, of a tensor that is known to be one."""
+        values = self.literal_or_known(tensor)
+        assert values is not None
+        return values
+
+    def layout(self, tensor: te.Tensor) -> Layout:
+        """The layout in which a tensor is, or will be if nothing else asks for it."""
+        if tensor in self._buffers:
+            return self._buffers[tensor].layout
+        return PLAIN if tensor in self._constants else self._natural_layout(tensor)
+
+    def is_plain(self, tensor: te.Tensor) -> bool:
+        """Whether a tensor is, or will be, in plain layout."""
+        return not self.layout(tensor).block
+
+    def operands(self, tensor: te.Tensor, layout: Layout) -> tuple[list[Source], list[Buffer]]:
+        """What a kernel reads that computes `copy_of(tensor)` in a layout."""
+        return self._sources(self.copy_of(tensor), layout)
+
+    def copy_of(self, tensor: te.Tensor) -> te.Tensor:
+        """A computation of a tensor's value: itself if it can be inlined, else a copy of what is in memory."""
+        if is_inlined(tensor) and tensor not in self._buffers and not any(
+            leaf in self._anchors and leaf not in self._buffers for leaf in leaves(tensor)
+        ):
+            return tensor
+        if tensor not in self._copies:
+            self.to_memory(tensor) if tensor not in self._constants else None
+            self._copies[tensor] = te.compute(tensor.shape, lambda *i: tensor(*i), name="copy")
+        return self._copies[tensor]
+
+    def open(self, shape: Sequence[int], dtype: str, anchor: Anchor) -> te.Tensor:
+        """A tensor that an anchor computes, once it is known what becomes of it."""
+        tensor = te.placeholder(list(shape), dtype, name="anchor")
+        self._anchors[tensor] = anchor
+        return tensor
+
+    def stored(self, tensor: te.Tensor) -> Buffer | None:
+        """Where a tensor is, if it is in memory."""
+        return self._buffers.get(tensor)
+
+    def to_memory(self, tensor: te.Tensor, *, name: str | None = None, into: Buffer | None = None) -> Buffer:
+        """Make sure that a tensor is in memory.
+
+        Args:
+            tensor: The tensor.
+            name: The ONNX value that it is.
+            into: A buffer to compute it into; the tensor may then lie elsewhere as well.
+
+        Returns:
+            Where it is; `into` if given.
+        """
+        if tensor in self._buffers:
+            buffer = self._buffers[tensor]
+        elif tensor in self._constants:
+            buffer = self.builder.weight(self._constants[tensor], tensor=name)
+        else:
+            layout = self._natural_layout(tensor)
+            if into is not None and into.layout == layout:
+                buffer = into
+            else:
+                buffer = self.builder.buffer(shape_of(tensor), str(tensor.dtype), layout, tensor=name)
+            self._compute(tensor, buffer)
+        self._buffers.setdefault(tensor, buffer)
+        if into is None or buffer.name == into.name:
+            return buffer
+        self.builder.copy(buffer, into, self.nodes)
+        return into
+
+    def in_layout(self, tensor: te.Tensor, layout: Layout) -> Buffer:
+        """A tensor in memory, in the given layout."""
+        values = self._constants.get(tensor)
+        if values is not None:
+            return self.builder.weight(values, layout)
+        return self.builder.in_layout(self.to_memory(tensor), layout, self.nodes)
+
+    def _compute(self, tensor: te.Tensor, result: Buffer) -> None:
+        if tensor in self._anchors:
+            self._emit(tensor, tensor, result)
+            return
+        for leaf in leaves(tensor):
+            if is_reduction(leaf):
+                self.to_memory(leaf)
+        open_anchors = [leaf for leaf in leaves(tensor) if leaf in self._anchors and leaf not in self._buffers]
+        if is_inlined(tensor) and open_anchors:
+            last = open_anchors[-1]
+            if self._is_epilogue(tensor, last) and self._anchors[last].layout == result.layout:
+                for other in open_anchors[:-1]:
+                    self.to_memory(other)
+                self._emit(last, tensor, result)
+                return
+        for leaf in open_anchors:
+            self.to_memory(leaf)
+        sources, buffers = self._sources(tensor, result.layout)
+        family = elementwise if is_inlined(tensor) else reduction
+        definition = family(tensor, result.layout, sources, self.builder.machine)
+        self.builder.call(definition, buffers, [result], self.nodes)
+
+    def _emit(self, anchor: te.Tensor, stored: te.Tensor, result: Buffer) -> None:
+        others = [leaf for leaf in leaves(stored) if not leaf.same_as(anchor)] if not stored.same_as(anchor) else []
+        sources, buffers = self._sources_of(others, len(stored.shape), result.layout)
+        epilogue = Epilogue(stored, anchor, tuple(sources), result.layout)
+        self._anchors[anchor].emit(epilogue, buffers, result)
+
+    def _is_epilogue(self, tensor: te.Tensor, anchor: te.Tensor) -> bool:
+        """Whether a tensor's every element needs the anchor's element at the same place, and no other."""
+        if not self._anchors[anchor].takes_epilogue or shape_of(tensor) != shape_of(anchor):
+            return False
+        blocked = self._anchors[anchor].layout.block
+        for leaf, indices, variables in _accesses(tensor):
+            if leaf.same_as(anchor):
+                if any(hash(i) != hash(v) for i, v in zip(indices, variables, strict=True)):
+                    return False
+            elif blocked and not self._follows_channels(leaf, indices, variables, blocked):
+                return False
+        return True
+
+    def _follows_channels(
+        self, leaf: te.Tensor, indices: Sequence[tirx.Expr], variables: Sequence[tirx.Var], block: int
+    ) -> bool:
+        """Whether a blocked kernel can read this operand: by its own block and lane, or one that is the same for all."""
+        if len(indices) != len(variables) or len(indices) < 3:
+            return not any(_mentions(index, variables[1]) for index in indices)
+        channels = shape_of(leaf)[1]
+        if any(_mentions(index, variables[1]) for axis, index in enumerate(indices) if axis != 1):
+            return False
+        if hash(indices[1]) == hash(variables[1]) or channels == 1:
+            return True
+        shift = sym.Analyzer().simplify(indices[1] - variables[1])
+        return isinstance(shift, tirx.IntImm) and int(shift) % block == 0
+
+    def _natural_layout(self, tensor: te.Tensor) -> Layout:
+        """Blocked if something that it is computed from is, and its channels are that tensor's; else plain."""
+        if tensor in self._anchors:
+            return self._anchors[tensor].layout
+        block = self.builder.blocked.block
+        if len(tensor.shape) < 3:
+            return PLAIN
+        for leaf in leaves(tensor):
+            if is_reduction(leaf):
+                self.to_memory(leaf)
+        found = False
+        for leaf, indices, variables in _accesses(tensor):
+            follows = self._follows_channels(leaf, indices, variables, block)
+            if not follows:
+                return PLAIN
+            found = found or (self._layout_of(leaf).block > 0 and len(indices) == len(variables))
+        return self.builder.blocked if found else PLAIN
+
+    def _layout_of(self, leaf: te.Tensor) -> Layout:
+        if leaf in self._buffers:
+            return self._buffers[leaf].layout
+        return self._anchors[leaf].layout if leaf in self._anchors else PLAIN
+
+    def _sources(self, tensor: te.Tensor, layout: Layout) -> tuple[list[Source], list[Buffer]]:
+        return self._sources_of(leaves(tensor), len(tensor.shape), layout)
+
+    def _sources_of(
+        self, tensors: Sequence[te.Tensor], rank: int, layout: Layout
+    ) -> tuple[list[Source], list[Buffer]]:
+        """The operands of a kernel whose result has this rank and layout, in memory.
+
+        A blocked kernel reads blocked operands; a plain one reads them as they are.
+        """
+        buffers = []
+        for tensor in tensors:
+            if layout.block and len(tensor.shape) == rank:
+                buffers.append(self.in_layout(tensor, layout))
+            else:
+                buffers.append(self.to_memory(tensor))
+        return [Source(t, b.layout) for t, b in zip(tensors, buffers, strict=True)], buffers
+
+
+_LITERALS = frozenset(
+    ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+)
+
+Access = tuple[te.Tensor, list[tirx.Expr], list[tirx.Var]]
+
+
+def _accesses(tensor: te.Tensor) -> list[Access]:
+    """Every load that computing an element takes: what is read, where, and the variables of the element's own place."""
+    variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(tensor.shape))]
+    found: list[Access] = []
+
+    def record(leaf: te.Tensor, indices: list[tirx.Expr]) -> tirx.Expr:
+        found.append((leaf, list(indices), variables))
+        return tirx.Var("value", str(leaf.dtype))
+
+    if is_reduction(tensor):
+        reduce = Reduction(tensor)
+        reduce.term(variables, [tirx.Var("k", "int32") for _ in reduce.extents], record)
+    else:
+        evaluate(tensor, variables, record)
+    return found
+
+
+def _mentions(expression: tirx.Expr, variable: tirx.Var) -> bool:
+    from lepton_compile.kernels.expressions import operands
+
+    return hash(expression) == hash(variable) or any(_mentions(part, variable) for part in operands(expression))
+
+
+def values_of(known: Mapping[str, Array], names: Sequence[str]) -> tuple[Array | None, ...]:
+    """The known values of a node's inputs, None for the others."""
+    return tuple(known.get(name) if name else None for name in names)
+
+
+def as_rank(values: Array, rank: int) -> Array:
+    """Values with axes of size one in front, as broadcasting would add them."""
+    return values.reshape((1,) * (rank - values.ndim) + values.shape) if 0 < values.ndim < rank else values
+
+
+def scalar(values: Any) -> float:
+    """The one number in an array."""
+    return float(np.asarray(values).reshape(()))
