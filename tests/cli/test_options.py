@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+import lepton_compile
 from lepton_compile.cli.options import read_pairs, read_passes, read_shapes
 from lepton_compile.cli.table import format_bytes, format_shape
 
@@ -53,3 +57,27 @@ def test_sizes_for_people():
     ]
     shapes = [(), (1, "batch", None), ("floor(height/2 - 1/2)" * 3,), None]
     assert [format_shape(shape) for shape in shapes] == ["[]", "[1, batch, ?]", "[?]", "of unknown rank"]
+
+
+def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
+    given = {}
+
+    def compile(model: Path, target: str, **options: object) -> SimpleNamespace:
+        given.update(options, model=model, target=target)
+        return SimpleNamespace(save=lambda folder: Path(folder).mkdir())
+
+    monkeypatch.setitem(vars(lepton_compile), "compile", compile)
+    options = ["--target", "my.toml", "--shape", "x=1,7", "--passes", "a,b{c=1}", "--verify", "--dump", "steps"]
+    outcome = lepton("compile", "m.onnx", "-o", tmp_path / "out", *options)
+    assert outcome.code == 0, outcome.err
+    del given["progress"]
+    assert given == {
+        "model": Path("m.onnx"),
+        "target": "my.toml",
+        "shapes": {"x": (1, 7)},
+        "passes": ["a", "b{c=1}"],
+        "plan": None,
+        "verify": True,
+        "dump": Path("steps"),
+        "threads": None,
+    }
