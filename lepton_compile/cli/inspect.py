@@ -49,11 +49,11 @@ def _show_folder(folder: Path) -> None:
         ),
         header=("  family", "kernels", "calls", "GFLOP"),
     )
-    if model.plan is not None:
-        typer.echo("\npasses")
-        print_table((f"  {step['pass']}", step["stage"], step["reason"]) for step in model.plan["steps"])
-        typer.echo("\npasses with nothing (more) to do")
-        print_table((f"  {step['pass']}", step["stage"], step["reason"]) for step in model.plan["declined"])
+    plan = model.plan or {}
+    for title, answers in (("passes", "steps"), ("passes with nothing (more) to do", "declined")):
+        if plan.get(answers):
+            typer.echo(f"\n{title}")
+            print_table((f"  {answer['pass']}", answer["stage"], answer["reason"]) for answer in plan[answers])
     typer.echo(f"\nmade by {', '.join(f'{name} {version}' for name, version in versions.items())}")
 
 
