@@ -45,7 +45,7 @@ class CancellingTransposes(Pass):
         uses = Uses(graph)
         for outer, inner in list(_chains(graph)):
             # An earlier pair may have cancelled, and this one's inner Transpose with it.
-            if producer(outer.inputs[0]) is not inner or _why_keep(uses, outer, inner):
+            if not any(node is inner for node in outer.inputs[0].inputs) or _why_keep(uses, outer, inner):
                 continue
             permutation = _composed(outer, inner)
             if _is_identity(permutation):

@@ -2,6 +2,7 @@
 
 Identity; Dropout outside training; Cast to the same type; Reshape, Transpose, Pad, Slice, Concat, Expand, Tile,
 Resize... that change nothing; arithmetic with the neutral element (x + 0, x * 1, x ** 1), where it does not broadcast.
+Not a Clip without bounds: those are the largest finite numbers, and infinities become them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class NoOperations(Pass):
 
     name = "no_operations"
     stage = Stage.CANONICALISE
-    after = ("constant_folding",)
+    after = ("constant_folding", "dead_nodes")
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose where a node changes nothing."""
@@ -94,8 +95,8 @@ def _always(node: gs.Node) -> bool:
 def _dropout(node: gs.Node) -> bool:
     training = operand(node, 2)
     value = constant(training)
-    mask_read = has_output(node, 1) and bool(node.outputs[1].outputs)
-    return not mask_read and (training is None or (value is not None and not value.any()))
+    # A mask that nobody reads is no output any more: see dead_nodes.
+    return not has_output(node, 1) and (training is None or (value is not None and not value.any()))
 
 
 def _transpose(node: gs.Node) -> bool:
@@ -118,10 +119,6 @@ def _pad(node: gs.Node) -> bool:
 
 def _one_input(node: gs.Node) -> bool:
     return len(node.inputs) == 1
-
-
-def _no_bounds(node: gs.Node) -> bool:
-    return operand(node, 1) is None and operand(node, 2) is None
 
 
 def _resize(node: gs.Node) -> bool:
@@ -150,7 +147,6 @@ def _block_of_one(node: gs.Node) -> bool:
 _UNCHANGED: dict[str, Callable[[gs.Node], bool]] = {
     "Cast": _always,
     "CastLike": _always,
-    "Clip": _no_bounds,
     "Concat": _one_input,
     "DepthToSpace": _block_of_one,
     "Dropout": _dropout,

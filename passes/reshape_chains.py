@@ -46,7 +46,7 @@ class ReshapeChains(Pass):
         uses = Uses(graph)
         for outer, inner in list(_chains(graph)):
             # An earlier pair may have cancelled, and this one's inner node with it.
-            if producer(outer.inputs[0]) is not inner or _why_keep(uses, outer, inner):
+            if not any(node is inner for node in outer.inputs[0].inputs) or _why_keep(uses, outer, inner):
                 continue
             source, output = inner.inputs[0], outer.outputs[0]
             if same_type(source, output):

@@ -10,6 +10,7 @@ Arithmetic is in float64 and rounded once to the type of the weight.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +167,7 @@ def _bias(linear: Linear) -> gs.Tensor | None:
     return None if is_operator(linear.node, "MatMul") else operand(linear.node, 2)
 
 
-def _factor(linear: Linear, weight: npt.NDArray[np.generic], scale: Array) -> Array:
+def _factor(linear: Linear, weight: npt.NDArray[Any], scale: Array) -> Array:
     """`scale` in the shape that multiplies the weight, with as many axes."""
     op, attributes = linear.node.op, linear.node.attrs
     if op == "Conv":  # [M, C / group, kernel...]
@@ -201,8 +202,8 @@ def _gemm_bias(linear: Linear, shift: Array) -> Array | None:
     return None if vector is None else float(linear.node.attrs.get("beta", 1.0)) * vector + shift
 
 
-def _why_not_representable(linear: Linear, weight: npt.NDArray[np.generic], scale: Array, shift: Array) -> str:
-    """Whether the new weights or biases overflow the type, or sink below its normal numbers and lose digits there."""
+def _why_not_representable(linear: Linear, weight: npt.NDArray[Any], scale: Array, shift: Array) -> str:
+    """Why the type of the weight cannot hold the new ones: they overflow, or sink below its normal numbers."""
     limits = np.finfo(weight.dtype)
     factor = np.abs(_factor(linear, weight, scale))
     shared_axes = tuple(axis for axis, size in enumerate(factor.shape) if size == 1)
@@ -212,7 +213,7 @@ def _why_not_representable(linear: Linear, weight: npt.NDArray[np.generic], scal
         bias = np.abs(_shifted_bias(linear, scale, shift))
     if not (np.all(peaks <= limits.max) and np.all(bias <= limits.max)):
         return f"{linear.name}: the folded weights would not be finite in {weight.dtype}"
-    if np.any((peaks < limits.tiny) & (largest > 0) & (factor > 0)):
+    if np.any((peaks < limits.tiny) & (largest >= limits.tiny) & (factor > 0)):
         return f"{linear.name}: the folded weights would be too small for {weight.dtype}"
     return ""
 

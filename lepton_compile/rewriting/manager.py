@@ -18,9 +18,9 @@ from lepton_compile.errors import PassError
 from lepton_compile.model import Graph
 from lepton_compile.rewriting.equality import same_graph
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.verification import Verification
 
 if TYPE_CHECKING:
+    from lepton_compile.rewriting.verification import Verification
     from lepton_compile.target import Target
 
 # A stage whose passes undo each other's work never settles; real models settle within a handful of rounds.
@@ -96,7 +96,7 @@ def run_passes(
             values; or the passes of a stage undo each other's work for ever.
     """
     context = context or Context()
-    chain = _Chain(graph, context, Verification(graph) if verify else None, dump, progress)
+    chain = _Chain(graph, context, _verification(graph) if verify else None, dump, progress)
     declined: list[Declined] = []
     passes = list(passes)
     for stage in Stage:
@@ -115,7 +115,7 @@ def replay_steps(
     progress: Callable[[str], None] | None = None,
 ) -> Graph:
     """Run earlier steps again, in their order; nothing is proposed or decided. Arguments as for `run_passes`."""
-    chain = _Chain(graph, context or Context(), Verification(graph) if verify else None, dump, progress)
+    chain = _Chain(graph, context or Context(), _verification(graph) if verify else None, dump, progress)
     for rewrite, step in rewrites:
         chain.run(rewrite, step.reason, step.refusals)
     return chain.graph
@@ -177,9 +177,8 @@ def _proposal(rewrite: Pass, graph: Graph, target: Target, context: Context) -> 
     try:
         answer: object = rewrite.propose(graph, target, context)
     except Exception as error:
-        raise PassError(
-            rewrite.name, f"failed while proposing: {_text(error)}", stage=rewrite.stage.value
-        ) from error  # fmt: skip
+        message = f"failed while proposing: {_text(error)}"
+        raise PassError(rewrite.name, message, stage=rewrite.stage.value) from error
     if isinstance(answer, Decline):
         return answer
     if not isinstance(answer, Proposal) or type(answer.rewrite) is not type(rewrite):
@@ -231,7 +230,7 @@ class _Chain:
                 self._verification.check(rewrite, result)
             else:
                 # The contract judges what an approximate pass loses; later passes are held to its result.
-                self._verification = Verification(result)
+                self._verification = _verification(result)
         self.graph = result
         return True
 
@@ -254,6 +253,13 @@ def _check(rewrite: Pass, before: Graph, after: Graph) -> None:
                 f"changed the {kind} of the model: {', '.join(expected)} became {', '.join(actual)}",
                 stage=stage,
             )
+
+
+def _verification(reference: Graph) -> Verification:
+    # Bisection, in evaluation, runs passes itself: imported above, each would wait for the other.
+    from lepton_compile.rewriting.verification import Verification
+
+    return Verification(reference)
 
 
 def _interface(tensors: Iterable[object]) -> list[str]:

@@ -10,6 +10,7 @@ identity.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ def scopes(graph: Graph) -> Iterator[gs.Graph]:
         yield from outermost.subgraphs(recursive=True)
 
 
-def is_operator(node: gs.Node | None, *op_types: str) -> bool:
+def is_operator(node: gs.Node | None, *op_types: str) -> TypeGuard[gs.Node]:
     """Whether `node` is one of these operators of ONNX's own domain."""
     return node is not None and node.op in op_types and node.domain in ONNX_DOMAINS
 
@@ -37,7 +38,7 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
-def constant(tensor: gs.Tensor | None) -> npt.NDArray[np.generic] | None:
+def constant(tensor: gs.Tensor | None) -> npt.NDArray[Any] | None:
     """The value of `tensor` where it is known: an initializer, or the output of a Constant node; else None."""
     if tensor is None or tensor.is_empty():
         return None
@@ -158,9 +159,9 @@ class Uses:
         self.remove([node])
         for output, source in pairs:
             stays, goes = (output, source) if self.is_output(output) else (source, output)
-            if stays is output:
-                outputs = producer(source).outputs
-                outputs[_position(outputs, source)] = output
+            source_node = producer(source)
+            if stays is output and source_node is not None:
+                source_node.outputs[_position(source_node.outputs, source)] = output
             for reader in list(goes.outputs):
                 for index, tensor in enumerate(reader.inputs):
                     if tensor is goes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -53,12 +54,12 @@ def registered_passes() -> dict[str, type[Pass]]:
     Raises:
         PassError: A registered pass cannot be loaded, is no proper pass, or two packages register the same name.
     """
-    classes: dict[str, type[Pass]] = {}
-    for point in _entry_points():
-        if point.name in classes:
-            raise PassError(point.name, f"is registered twice; uninstall one of the packages ({_distribution(point)})")
-        classes[point.name] = _load(point)
-    return classes
+    points = _entry_points()
+    for one, other in itertools.pairwise(points):
+        if one.name == other.name:
+            packages = f"'{_distribution(one)}' and '{_distribution(other)}'"
+            raise PassError(one.name, f"is registered twice, by {packages}; uninstall one of them")
+    return {point.name: _load(point) for point in points}
 
 
 def create_pass(text: str, classes: Mapping[str, type[Pass]] | None = None) -> Pass:
