@@ -113,7 +113,7 @@ def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine
     shape = packed_shape(shapes, machine)
     weights = te.placeholder(shape, "float32", name="weights")
     inputs = Operands([source, Source(weights, PLAIN), *epilogue.sources], analyzer)
-    packed = inputs.buffers[weights]
+    packed = inputs.buffer(weights)
     result = parameter(
         "y", epilogue.layout.physical_shape(shape_of(epilogue.result)), str(epilogue.result.dtype)
     )

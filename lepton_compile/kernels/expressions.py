@@ -43,21 +43,21 @@ def is_inlined(tensor: te.Tensor) -> bool:
 
 def leaves(tensor: te.Tensor) -> list[te.Tensor]:
     """The tensors that evaluating `tensor` loads: placeholders and reductions, each once, in the order they are met."""
-    found: dict[te.Tensor, None] = {}
-    seen: set[te.Tensor] = set()
+    found: list[te.Tensor] = []
+    seen: set[te.Operation] = set()  # tensors compare element by element; the operations behind them compare by identity
 
     def visit(current: te.Tensor) -> None:
         for source in current.op.input_tensors:
-            if source in seen:
+            if source.op in seen:
                 continue
-            seen.add(source)
+            seen.add(source.op)
             if is_inlined(source):
                 visit(source)
             else:
-                found[source] = None
+                found.append(source)
 
     visit(tensor)
-    return list(found)
+    return found
 
 
 def operands(node: tirx.Expr) -> list[tirx.Expr]:
@@ -150,7 +150,7 @@ def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr], load_leaf: Load) -
     def value(current: te.Tensor, at: list[tirx.Expr]) -> tirx.Expr:
         if not is_inlined(current):
             return load_leaf(current, at)
-        key = (current, *(hash(index) for index in at))
+        key = (current.op, *(hash(index) for index in at))
         if key not in memory:
             memory[key] = (at, substitute(current.op.body[0], current.op.axis, at))
         return memory[key][1]

@@ -78,9 +78,9 @@ class Operands:
 
     def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer) -> None:
         self._analyzer = analyzer
-        self._layouts: Mapping[te.Tensor, Layout] = {source.tensor: source.layout for source in sources}
-        self.buffers: Mapping[te.Tensor, tirx.Buffer] = {
-            source.tensor: parameter(
+        self._layouts: Mapping[te.Operation, Layout] = {source.tensor.op: source.layout for source in sources}
+        self._buffers: Mapping[te.Operation, tirx.Buffer] = {
+            source.tensor.op: parameter(
                 f"x{number}", source.layout.physical_shape(shape_of(source.tensor)), str(source.tensor.dtype)
             )
             for number, source in enumerate(sources)
@@ -89,11 +89,15 @@ class Operands:
     @property
     def parameters(self) -> list[tirx.Buffer]:
         """The parameters in the order of the sources."""
-        return list(self.buffers.values())
+        return list(self._buffers.values())
+
+    def buffer(self, tensor: te.Tensor) -> tirx.Buffer:
+        """The parameter of a source."""
+        return self._buffers[tensor.op]
 
     def load(self, tensor: te.Tensor, indices: Sequence[tirx.Expr]) -> tirx.Expr:
         """An element of a source, at logical indices."""
-        return load(self.buffers[tensor], physical(self._layouts[tensor], indices, self._analyzer))
+        return load(self.buffer(tensor), physical(self._layouts[tensor.op], indices, self._analyzer))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def matmul(
     analyzer = sym.Analyzer()
     right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
     inputs = Operands([left, Source(right, PLAIN), *epilogue.sources], analyzer)
-    packed = inputs.buffers[right]
+    packed = inputs.buffer(right)
     shape = (*shapes.batch, *shapes.rows, shapes.columns)
     result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
     rows = math.prod(shapes.rows)

@@ -87,7 +87,7 @@ def sliding_window(
     weights = te.placeholder((channel_blocks, *(w.kernel for w in windows), lanes), "float32", name="weights")
     sources = [source, Source(weights, PLAIN)] if weighted else [source]
     inputs = Operands([*sources, *epilogue.sources], analyzer)
-    image = inputs.buffers[source.tensor]
+    image = inputs.buffer(source.tensor)
     dtype = str(source.tensor.dtype)
     result = parameter("y", Layout(lanes).physical_shape(shape_of(epilogue.result)), str(epilogue.result.dtype))
     last = windows[-1]
@@ -116,7 +116,7 @@ def sliding_window(
             ]
 
             def value(lane: tirx.Expr) -> tirx.Expr:
-                weight = load(inputs.buffers[weights], [block, *taps, lane]) if weighted else None
+                weight = load(inputs.buffer(weights), [block, *taps, lane]) if weighted else None
                 return sliding.combine(load(totals[t], [lane]), load(image, [n, block, *at, lane]), weight)
 
             return vector_store(lanes, value, lambda lane, v: store(totals[t], [lane], v))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from tvm import te, tirx
@@ -22,9 +23,9 @@ from lepton_compile.kernels.window import Window
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
 from lepton_compile.lowering.program import PLAIN, Buffer
-from lepton_compile.lowering.region import Anchor, Scope, as_rank, scalar
+from lepton_compile.lowering.region import Anchor, Scope, as_rank
 
-Lowered = te.Tensor | tuple[te.Tensor, ...] | None
+Lowered: TypeAlias = te.Tensor | tuple[te.Tensor, ...] | None
 AnchorFunction = Callable[..., Lowered]
 
 ANCHORS: dict[str, AnchorFunction] = {}
@@ -293,7 +294,7 @@ def matrix_product(scope: Scope, operation: Operation, a: te.Tensor, b: te.Tenso
     """MatMul of at least two axes on either side."""
     if str(a.dtype) != "float32" or len(a.shape) < 2 or len(b.shape) < 2:
         return None
-    return _product(scope, a, b, transposed=False)
+    return product(scope, a, b)
 
 
 @anchor("Gemm")
@@ -312,10 +313,10 @@ def general_product(
             if known is not None
             else te.compute((b.shape[1], b.shape[0]), lambda k, n: original(n, k), name="transposed")
         )
-    product = _product(scope, a, b, transposed=bool(operation.attribute("transA", 0)))
-    if alpha == 1.0 and c is None:
-        return product
-    scaled = product if alpha == 1.0 else te.compute(product.shape, lambda *i: product(*i) * alpha, name="scaled")
+    multiplied = product(scope, a, b, transposed=bool(operation.attribute("transA", 0)))
+    scaled = multiplied
+    if alpha != 1.0:
+        scaled = te.compute(multiplied.shape, lambda *i: multiplied(*i) * alpha, name="scaled")
     if c is None:
         return scaled
     known_c = scope.known(c)
@@ -330,7 +331,7 @@ def general_product(
     return te.compute(scaled.shape, lambda *i: scaled(*i) + addend(*i), name="gemm")
 
 
-def _product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool) -> te.Tensor:
+def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = False) -> te.Tensor:
     left, right = list(shape_of(a)), list(shape_of(b))
     if transposed:
         left = [left[1], left[0]]
@@ -383,6 +384,3 @@ def concatenation(scope: Scope, operation: Operation, *parts: te.Tensor) -> Lowe
             offset += extents[axis]
 
     return scope.open(shape, str(parts[0].dtype), Anchor(layout, emit, takes_epilogue=False))
-
-
-__all__ = ["ANCHORS", "anchor", "scalar"]

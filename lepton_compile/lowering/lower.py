@@ -12,6 +12,7 @@ from tvm import te
 
 from lepton_compile.errors import UnsupportedOperator, UnsupportedOperatorError
 from lepton_compile.kernels.kernel import Machine, shape_of
+from lepton_compile.lowering import recurrent as _recurrent  # noqa: F401  (registers its operators)
 from lepton_compile.lowering.anchors import ANCHORS
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import FUSED_DOMAIN, Array, Node, Region, region_of

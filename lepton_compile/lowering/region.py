@@ -10,15 +10,13 @@ and well if fusion knew what anchors can take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from tvm import sym, te, tirx
 
 from lepton_compile.kernels.elementwise import elementwise
-from lepton_compile.kernels.expressions import Reduction, evaluate, is_inlined, is_reduction, leaves
+from lepton_compile.kernels.expressions import Reduction, evaluate, is_inlined, is_reduction, leaves, operands
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.reduction import reduction
 from lepton_compile.lowering.builder import Builder
@@ -52,16 +50,16 @@ class Scope:
     def __init__(self, builder: Builder, nodes: Sequence[str]) -> None:
         self.builder = builder
         self.nodes = tuple(nodes)
-        self._buffers: dict[te.Tensor, Buffer] = {}
-        self._constants: dict[te.Tensor, Array] = {}
-        self._literals: dict[te.Tensor, Array] = {}
-        self._anchors: dict[te.Tensor, Anchor] = {}
-        self._copies: dict[te.Tensor, te.Tensor] = {}
+        self._buffers: dict[te.Operation, Buffer] = {}
+        self._constants: dict[te.Operation, Array] = {}
+        self._literals: dict[te.Operation, Array] = {}
+        self._anchors: dict[te.Operation, Anchor] = {}
+        self._copies: dict[te.Operation, te.Tensor] = {}
 
     def tensor_of(self, buffer: Buffer) -> te.Tensor:
         """A tensor whose value is in memory."""
         tensor = te.placeholder([int(size) for size in buffer.shape], buffer.dtype, name=buffer.name)
-        self._buffers[tensor] = buffer
+        self._buffers[tensor.op] = buffer
         return tensor
 
     def constant(self, values: Array) -> te.Tensor:
@@ -70,19 +68,19 @@ class Scope:
         if values.size == 1 and dtype in _LITERALS:
             literal = tirx.const(values.reshape(()).item(), dtype)
             single = te.compute(values.shape, lambda *_: literal, name="constant")
-            self._literals[single] = values
+            self._literals[single.op] = values
             return single
         tensor = te.placeholder(values.shape, dtype, name="constant")
-        self._constants[tensor] = values
+        self._constants[tensor.op] = values
         return tensor
 
     def known(self, tensor: te.Tensor) -> Array | None:
         """The value of a tensor made by `constant` that is not a literal."""
-        return self._constants.get(tensor)
+        return self._constants.get(tensor.op)
 
     def literal_or_known(self, tensor: te.Tensor) -> Array | None:
         """The value of a tensor made by `constant`, a literal's too."""
-        return self._literals.get(tensor, self._constants.get(tensor))
+        return self._literals.get(tensor.op, self._constants.get(tensor.op))
 
     def value(self, tensor: te.Tensor) -> Array:
         """The same, of a tensor that is known to be one."""
@@ -92,9 +90,9 @@ class Scope:
 
     def layout(self, tensor: te.Tensor) -> Layout:
         """The layout in which a tensor is, or will be if nothing else asks for it."""
-        if tensor in self._buffers:
-            return self._buffers[tensor].layout
-        return PLAIN if tensor in self._constants else self._natural_layout(tensor)
+        if tensor.op in self._buffers:
+            return self._buffers[tensor.op].layout
+        return PLAIN if tensor.op in self._constants else self._natural_layout(tensor)
 
     def is_plain(self, tensor: te.Tensor) -> bool:
         """Whether a tensor is, or will be, in plain layout."""
@@ -106,24 +104,24 @@ class Scope:
 
     def copy_of(self, tensor: te.Tensor) -> te.Tensor:
         """A computation of a tensor's value: itself if it can be inlined, else a copy of what is in memory."""
-        if is_inlined(tensor) and tensor not in self._buffers and not any(
-            leaf in self._anchors and leaf not in self._buffers for leaf in leaves(tensor)
+        if is_inlined(tensor) and tensor.op not in self._buffers and not any(
+            leaf.op in self._anchors and leaf.op not in self._buffers for leaf in leaves(tensor)
         ):
             return tensor
-        if tensor not in self._copies:
-            self.to_memory(tensor) if tensor not in self._constants else None
-            self._copies[tensor] = te.compute(tensor.shape, lambda *i: tensor(*i), name="copy")
-        return self._copies[tensor]
+        if tensor.op not in self._copies:
+            self.to_memory(tensor) if tensor.op not in self._constants else None
+            self._copies[tensor.op] = te.compute(tensor.shape, lambda *i: tensor(*i), name="copy")
+        return self._copies[tensor.op]
 
     def open(self, shape: Sequence[int], dtype: str, anchor: Anchor) -> te.Tensor:
         """A tensor that an anchor computes, once it is known what becomes of it."""
         tensor = te.placeholder(list(shape), dtype, name="anchor")
-        self._anchors[tensor] = anchor
+        self._anchors[tensor.op] = anchor
         return tensor
 
     def stored(self, tensor: te.Tensor) -> Buffer | None:
         """Where a tensor is, if it is in memory."""
-        return self._buffers.get(tensor)
+        return self._buffers.get(tensor.op)
 
     def to_memory(self, tensor: te.Tensor, *, name: str | None = None, into: Buffer | None = None) -> Buffer:
         """Make sure that a tensor is in memory.
@@ -136,10 +134,10 @@ class Scope:
         Returns:
             Where it is; `into` if given.
         """
-        if tensor in self._buffers:
-            buffer = self._buffers[tensor]
-        elif tensor in self._constants:
-            buffer = self.builder.weight(self._constants[tensor], tensor=name)
+        if tensor.op in self._buffers:
+            buffer = self._buffers[tensor.op]
+        elif tensor.op in self._constants:
+            buffer = self.builder.weight(self._constants[tensor.op], tensor=name)
         else:
             layout = self._natural_layout(tensor)
             if into is not None and into.layout == layout:
@@ -147,7 +145,7 @@ class Scope:
             else:
                 buffer = self.builder.buffer(shape_of(tensor), str(tensor.dtype), layout, tensor=name)
             self._compute(tensor, buffer)
-        self._buffers.setdefault(tensor, buffer)
+        self._buffers.setdefault(tensor.op, buffer)
         if into is None or buffer.name == into.name:
             return buffer
         self.builder.copy(buffer, into, self.nodes)
@@ -155,22 +153,22 @@ class Scope:
 
     def in_layout(self, tensor: te.Tensor, layout: Layout) -> Buffer:
         """A tensor in memory, in the given layout."""
-        values = self._constants.get(tensor)
+        values = self._constants.get(tensor.op)
         if values is not None:
             return self.builder.weight(values, layout)
         return self.builder.in_layout(self.to_memory(tensor), layout, self.nodes)
 
     def _compute(self, tensor: te.Tensor, result: Buffer) -> None:
-        if tensor in self._anchors:
+        if tensor.op in self._anchors:
             self._emit(tensor, tensor, result)
             return
         for leaf in leaves(tensor):
             if is_reduction(leaf):
                 self.to_memory(leaf)
-        open_anchors = [leaf for leaf in leaves(tensor) if leaf in self._anchors and leaf not in self._buffers]
+        open_anchors = [leaf for leaf in leaves(tensor) if leaf.op in self._anchors and leaf.op not in self._buffers]
         if is_inlined(tensor) and open_anchors:
             last = open_anchors[-1]
-            if self._is_epilogue(tensor, last) and self._anchors[last].layout == result.layout:
+            if self._is_epilogue(tensor, last) and self._anchors[last.op].layout == result.layout:
                 for other in open_anchors[:-1]:
                     self.to_memory(other)
                 self._emit(last, tensor, result)
@@ -186,13 +184,13 @@ class Scope:
         others = [leaf for leaf in leaves(stored) if not leaf.same_as(anchor)] if not stored.same_as(anchor) else []
         sources, buffers = self._sources_of(others, len(stored.shape), result.layout)
         epilogue = Epilogue(stored, anchor, tuple(sources), result.layout)
-        self._anchors[anchor].emit(epilogue, buffers, result)
+        self._anchors[anchor.op].emit(epilogue, buffers, result)
 
     def _is_epilogue(self, tensor: te.Tensor, anchor: te.Tensor) -> bool:
         """Whether a tensor's every element needs the anchor's element at the same place, and no other."""
-        if not self._anchors[anchor].takes_epilogue or shape_of(tensor) != shape_of(anchor):
+        if not self._anchors[anchor.op].takes_epilogue or shape_of(tensor) != shape_of(anchor):
             return False
-        blocked = self._anchors[anchor].layout.block
+        blocked = self._anchors[anchor.op].layout.block
         for leaf, indices, variables in _accesses(tensor):
             if leaf.same_as(anchor):
                 if any(hash(i) != hash(v) for i, v in zip(indices, variables, strict=True)):
@@ -217,8 +215,8 @@ class Scope:
 
     def _natural_layout(self, tensor: te.Tensor) -> Layout:
         """Blocked if something that it is computed from is, and its channels are that tensor's; else plain."""
-        if tensor in self._anchors:
-            return self._anchors[tensor].layout
+        if tensor.op in self._anchors:
+            return self._anchors[tensor.op].layout
         block = self.builder.blocked.block
         if len(tensor.shape) < 3:
             return PLAIN
@@ -234,9 +232,9 @@ class Scope:
         return self.builder.blocked if found else PLAIN
 
     def _layout_of(self, leaf: te.Tensor) -> Layout:
-        if leaf in self._buffers:
-            return self._buffers[leaf].layout
-        return self._anchors[leaf].layout if leaf in self._anchors else PLAIN
+        if leaf.op in self._buffers:
+            return self._buffers[leaf.op].layout
+        return self._anchors[leaf.op].layout if leaf.op in self._anchors else PLAIN
 
     def _sources(self, tensor: te.Tensor, layout: Layout) -> tuple[list[Source], list[Buffer]]:
         return self._sources_of(leaves(tensor), len(tensor.shape), layout)
@@ -282,21 +280,10 @@ def _accesses(tensor: te.Tensor) -> list[Access]:
 
 
 def _mentions(expression: tirx.Expr, variable: tirx.Var) -> bool:
-    from lepton_compile.kernels.expressions import operands
-
     return hash(expression) == hash(variable) or any(_mentions(part, variable) for part in operands(expression))
-
-
-def values_of(known: Mapping[str, Array], names: Sequence[str]) -> tuple[Array | None, ...]:
-    """The known values of a node's inputs, None for the others."""
-    return tuple(known.get(name) if name else None for name in names)
 
 
 def as_rank(values: Array, rank: int) -> Array:
     """Values with axes of size one in front, as broadcasting would add them."""
     return values.reshape((1,) * (rank - values.ndim) + values.shape) if 0 < values.ndim < rank else values
 
-
-def scalar(values: Any) -> float:
-    """The one number in an array."""
-    return float(np.asarray(values).reshape(()))
