@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation: are the answers right, and if not, what made them wrong?"""
