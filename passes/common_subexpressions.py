@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.model.traversal import subgraphs
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.patterns import ONNX_DOMAINS, Uses, is_operator, scopes, summary
 from lepton_compile.target import Target
@@ -88,17 +89,11 @@ def _key(node: gs.Node, number: dict[int, Hashable]) -> Hashable | None:
         return None
     if is_operator(node, "Dropout") and len(node.inputs) > 2:
         return None
-    attributes = []
-    for name, value in sorted(node.attrs.items()):
-        if isinstance(value, (gs.Graph, list)) and _holds_graph(value):
-            return None
-        attributes.append((name, _attribute_key(value)))
+    if subgraphs(node):
+        return None
+    attributes = tuple((name, _attribute_key(value)) for name, value in sorted(node.attrs.items()))
     inputs = tuple(_tensor_key(tensor, number) for tensor in node.inputs)
-    return (node.op, node.domain or "", tuple(attributes), inputs, tuple(t.is_empty() for t in node.outputs))
-
-
-def _holds_graph(value: object) -> bool:
-    return isinstance(value, gs.Graph) or (isinstance(value, list) and any(isinstance(v, gs.Graph) for v in value))
+    return (node.op, node.domain or "", attributes, inputs, tuple(t.is_empty() for t in node.outputs))
 
 
 def _attribute_key(value: object) -> Hashable:

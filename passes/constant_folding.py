@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import QUANTIZATION, RANDOM, SHAPE_READERS, fold_constants
+from lepton_compile.model.traversal import subgraphs
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.patterns import ONNX_DOMAINS, Uses, is_operator, static_shape, summary
 from lepton_compile.target import Target
@@ -51,6 +52,6 @@ def _constant_nodes(graph: Graph) -> Iterator[str]:
         else:
             known = all(tensor.is_empty() or isinstance(tensor, gs.Constant) for tensor in node.inputs)
             # A body may read what is not constant, even where the node itself reads nothing else.
-            known = known and (is_operator(node, "If") or not any(node.subgraphs()))
+            known = known and (is_operator(node, "If") or not subgraphs(node))
         if known:
             yield node.name

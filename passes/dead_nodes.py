@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.model.traversal import subgraphs, walk
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.patterns import ONNX_DOMAINS, Uses, scopes, summary
 from lepton_compile.target import Target
@@ -56,7 +57,7 @@ def _dead_nodes(graph: Graph) -> list[gs.Node]:
             if id(node) not in live:
                 live.add(id(node))
                 waiting += node.inputs
-                for body in node.subgraphs():
+                for body in subgraphs(node):
                     waiting += body.outputs
     return [node for scope in scopes(graph) for node in scope.nodes if id(node) not in live]
 
@@ -94,10 +95,9 @@ def _uncalled_functions(graph: Graph) -> list[gs.Function]:
     waiting: list[gs.Graph] = [graph.gs]
     while waiting:
         outermost = waiting.pop()
-        for scope in (outermost, *outermost.subgraphs(recursive=True)):
-            for node in scope.nodes:
-                key = (node.domain or "", node.op)
-                if key in functions and key not in called:
-                    called.add(key)
-                    waiting.append(functions[key])
+        for node in walk(outermost):
+            key = (node.domain or "", node.op)
+            if key in functions and key not in called:
+                called.add(key)
+                waiting.append(functions[key])
     return [function for key, function in functions.items() if key not in called]

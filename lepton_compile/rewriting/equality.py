@@ -24,7 +24,7 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, gs.Node) and isinstance(other, gs.Node):
         return _same_node(one, other)
     if isinstance(one, gs.Tensor) and isinstance(other, gs.Tensor):
-        return _same_tensor(one, other)
+        return same_tensor(one, other)
     if isinstance(one, gs.Graph) and isinstance(other, gs.Graph):
         return _same_scope(one, other)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
@@ -58,7 +58,8 @@ def _same_node(one: gs.Node, other: gs.Node) -> bool:
     )
 
 
-def _same_tensor(one: gs.Tensor, other: gs.Tensor) -> bool:
+def same_tensor(one: gs.Tensor, other: gs.Tensor) -> bool:
+    """Whether both tensors have the same name, and the same value where they are constants."""
     if one.name != other.name or isinstance(one, gs.Constant) != isinstance(other, gs.Constant):
         return False
     return not isinstance(one, gs.Constant) or one._values is other._values or _same_array(one.values, other.values)

@@ -16,8 +16,10 @@ import onnx
 
 from lepton_compile.errors import PassError
 from lepton_compile.model import Graph
+from lepton_compile.model.from_onnx import name_nodes
 from lepton_compile.rewriting.equality import same_graph
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
+from lepton_compile.rewriting.validity import why_invalid
 
 if TYPE_CHECKING:
     from lepton_compile.rewriting.verification import Verification
@@ -218,9 +220,11 @@ class _Chain:
             raise PassError(rewrite.name, f"failed while rewriting: {_text(error)}", stage=stage) from error
         if not isinstance(result, Graph):
             raise PassError(rewrite.name, f"returned {type(result).__name__} instead of a Graph", stage=stage)
+        name_nodes(result.gs)
         if same_graph(self.graph, result):
             return False
-        _check(rewrite, self.graph, result)
+        if why := why_invalid(self.graph, result):
+            raise PassError(rewrite.name, why, stage=stage)
         self.steps.append(Step(rewrite.name, rewrite.stage, rewrite.settings(), reason, refusals, rewrite.exact))
         if self._dump is not None:
             self._dump.mkdir(parents=True, exist_ok=True)
@@ -235,35 +239,11 @@ class _Chain:
         return True
 
 
-def _check(rewrite: Pass, before: Graph, after: Graph) -> None:
-    """Refuse a graph that is not valid ONNX or has another interface; infers the shapes of new tensors."""
-    stage = rewrite.stage.value
-    try:
-        after.check()
-        after.infer_shapes()
-    except Exception as error:
-        raise PassError(rewrite.name, f"left a graph that is not valid ONNX: {_text(error)}", stage=stage) from error
-    for kind, expected, actual in (
-        ("inputs", _interface(before.gs.inputs), _interface(after.gs.inputs)),
-        ("outputs", _interface(before.gs.outputs), _interface(after.gs.outputs)),
-    ):
-        if actual != expected:
-            raise PassError(
-                rewrite.name,
-                f"changed the {kind} of the model: {', '.join(expected)} became {', '.join(actual)}",
-                stage=stage,
-            )
-
-
 def _verification(reference: Graph) -> Verification:
     # Bisection, in evaluation, runs passes itself: imported above, each would wait for the other.
     from lepton_compile.rewriting.verification import Verification
 
     return Verification(reference)
-
-
-def _interface(tensors: Iterable[object]) -> list[str]:
-    return [f"{t.name} ({t.dtype} {list(t.shape or ())})" for t in tensors]  # type: ignore[attr-defined]
 
 
 def _text(error: Exception) -> str:

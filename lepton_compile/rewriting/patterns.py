@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.model.from_onnx import UniqueNames
+from lepton_compile.model.traversal import bodies, disconnect
 
 ONNX_DOMAINS = (None, "", "ai.onnx")
 
@@ -24,8 +26,7 @@ ONNX_DOMAINS = (None, "", "ai.onnx")
 def scopes(graph: Graph) -> Iterator[gs.Graph]:
     """The main graph, then the bodies inside its nodes, then every function's body and the bodies inside it."""
     for outermost in (graph.gs, *graph.gs.functions):
-        yield outermost
-        yield from outermost.subgraphs(recursive=True)
+        yield from bodies(outermost)
 
 
 def is_operator(node: gs.Node | None, *op_types: str) -> TypeGuard[gs.Node]:
@@ -91,15 +92,16 @@ class Uses:
     def __init__(self, graph: Graph) -> None:
         self._scope: dict[int, gs.Graph] = {}
         self._handed_out: dict[int, list[gs.Graph]] = {}
-        self._names: set[str] = set()
+        names: set[str] = set()
         for scope in scopes(graph):
             for node in scope.nodes:
                 self._scope[id(node)] = scope
-                self._names.update((node.name, *(tensor.name for tensor in (*node.inputs, *node.outputs))))
+                names.update((node.name, *(tensor.name for tensor in (*node.inputs, *node.outputs))))
             for tensor in (*scope.inputs, *scope.outputs):
-                self._names.add(tensor.name)
+                names.add(tensor.name)
             for tensor in scope.outputs:
                 self._handed_out.setdefault(id(tensor), []).append(scope)
+        self._names = UniqueNames(names)
 
     def scope(self, node: gs.Node) -> gs.Graph:
         """The scope that `node` lies in."""
@@ -111,12 +113,7 @@ class Uses:
 
     def fresh_name(self, base: str) -> str:
         """A name for a node or tensor that nothing in the graph has: `base`, or `base` with a number."""
-        name, count = base, 0
-        while name in self._names:
-            count += 1
-            name = f"{base}_{count}"
-        self._names.add(name)
-        return name
+        return self._names.new(base)
 
     def other_use(self, tensor: gs.Tensor, node: gs.Node) -> str:
         """Why `tensor` is more than read once, by `node`, in the scope it is computed in; "" if it is not more."""
@@ -168,14 +165,13 @@ class Uses:
                         reader.inputs[index] = stays
 
     def remove(self, nodes: Iterable[gs.Node]) -> None:
-        """Take nodes out of their scopes; their tensors are left without producer."""
+        """Take nodes out of their scopes, with the bodies in them; their tensors are left without producer."""
         nodes = list(nodes)
         gone = {id(node) for node in nodes}
         for scope in {id(self.scope(node)): self.scope(node) for node in nodes}.values():
             scope.nodes[:] = [node for node in scope.nodes if id(node) not in gone]
         for node in nodes:
-            node.inputs.clear()
-            node.outputs.clear()
+            disconnect(node)
             del self._scope[id(node)]
 
     def insert_after(self, node: gs.Node, new: gs.Node) -> None:

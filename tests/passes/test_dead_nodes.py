@@ -39,6 +39,21 @@ def test_removes_inside_branches(rewriting):
     assert rewriting.operators(result) == ["If", "Abs", "Neg"]
 
 
+def test_a_dead_branch_reads_nothing_any_more(rewriting):
+    graph = rewriting.graph("""
+        main (bool c, float[3] x) => (float[3] y) {
+            a = Exp (x)
+            z = If (c) <
+                then_branch = yes () => (float[3] p) { p = Relu (a) },
+                else_branch = no () => (float[3] q) { q = Neg (a) }
+            >
+            y = Neg (a)
+        }""")
+    result = rewriting.rewritten(DeadNodes(), graph)
+    assert rewriting.operators(result) == ["Exp", "Neg"]
+    assert [node.name for node in result.gs.nodes[0].outputs[0].outputs] == ["Neg_y"]
+
+
 def test_leaves_out_optional_outputs(rewriting):
     graph = rewriting.graph("""
         main (float[1,1,4] x) => (float[1,1,3] y) {

@@ -128,6 +128,16 @@ def test_passes_that_undo_each_other_are_stopped(graph):
         run_passes(graph(MODEL), [there, back_again], None)
 
 
+def test_nodes_without_a_name_get_one(graph):
+    def add_nameless(self, graph, node):
+        copied = gs.Variable("copied", np.float32, (2, 3))
+        graph.gs.nodes.insert(1, gs.Node("Identity", "", inputs=[node.outputs[0]], outputs=[copied]))
+        graph.gs.nodes[2].inputs[0] = copied
+
+    result, _, _ = run_passes(graph(MODEL), [breaking(add_nameless)], None)
+    assert [node.name for node in result.nodes()] == ["Relu_a_done", "Identity_copied", "Exp_b", "Mul_y"]
+
+
 def raises(self, graph, node):
     raise KeyError("lost")
 
@@ -148,6 +158,16 @@ def reshaped_output(self, graph, node):
     graph.gs.nodes[2].inputs[1].values = np.ones((5, 1, 1), np.float32)
 
 
+def ambiguous_constant(self, graph, node):
+    graph.gs.nodes[1].op = "Add"
+    graph.gs.nodes[1].inputs.append(gs.Constant("w", np.ones(3, np.float32)))
+
+
+def unknown_shape(self, graph, node):
+    count = gs.Variable("count", np.int64)
+    graph.gs.nodes.append(gs.Node("NonZero", "count", inputs=[graph.gs.inputs[0]], outputs=[count]))
+
+
 def retyped_input(self, graph, node):
     graph.gs.inputs[0].dtype = np.dtype(np.float64)
 
@@ -160,7 +180,9 @@ def retyped_input(self, graph, node):
         (dangling_input, "not valid ONNX"),
         (renamed_output, "changed the outputs of the model: y .* became z"),
         (reshaped_output, r"changed the outputs of the model: y .*\[2, 3\]\) became y .*\[5, 2, 3\]"),
-        (retyped_input, "not valid ONNX|changed the inputs"),
+        (ambiguous_constant, "two different constants that are both called 'w'"),
+        (unknown_shape, "not valid: 'count', output 0 of node 'count'"),
+        (retyped_input, "not valid|changed the inputs"),
     ],
 )
 def test_a_broken_pass_is_named(graph, change, message):
