@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import tvm
 from tvm import te, tirx
+from tvm_ffi.core import CObject
 
 from lepton_compile.kernels.loops import allocate, load, register, sequence, store, vectorized_over
 
@@ -29,6 +30,15 @@ _BINARY = (
 )  # fmt: skip
 _UNARY = (tirx.Not, tirx.BitwiseNot)
 _LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm, tvm.ir.StringImm, te.Tensor)
+
+
+def identity(node: tirx.Expr) -> int:
+    """Which object an expression is.
+
+    Its `hash` is that, but of an integer constant, whose hash is the value: 0 and False, and in Python even -1 and -2, have
+    the same.
+    """
+    return int(CObject.__hash__(node))
 
 
 def is_reduction(tensor: te.Tensor) -> bool:
@@ -114,7 +124,7 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
     done: dict[int, tuple[tirx.Expr, tirx.Expr]] = {}  # the key's node is kept, so that its address is not used again
 
     def visit(current: tirx.Expr) -> tirx.Expr:
-        key = hash(current)
+        key = identity(current)
         if key in done:
             return done[key][1]
         result: tirx.Expr | None
@@ -122,14 +132,14 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
             # One body may be inlined at several indices: each use gets a variable of its own.
             variable = tirx.Var(current.var.name, current.var.ty)
             value = visit(current.value)
-            done[hash(current.var)] = (current.var, variable)
+            done[identity(current.var)] = (current.var, variable)
             result = tirx.Let(variable, value, visit(current.body))
         else:
             result = replace(current)
         if result is None:
             old = operands(current)
             new = [visit(operand) for operand in old]
-            changed = any(hash(a) != hash(b) for a, b in zip(old, new, strict=True))
+            changed = any(identity(a) != identity(b) for a, b in zip(old, new, strict=True))
             result = with_operands(current, new) if changed else current
         done[key] = (current, result)
         return result
@@ -137,7 +147,7 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
     return visit(node)
 
 
-def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr], load_leaf: Load) -> tirx.Expr:
+def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr | int], load_leaf: Load) -> tirx.Expr:
     """The value of `tensor` at `indices`.
 
     Args:
@@ -150,17 +160,17 @@ def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr], load_leaf: Load) -
     def value(current: te.Tensor, at: list[tirx.Expr]) -> tirx.Expr:
         if not is_inlined(current):
             return load_leaf(current, at)
-        key = (current.op, *(hash(index) for index in at))
+        key = (current.op, *(identity(index) for index in at))
         if key not in memory:
             memory[key] = (at, substitute(current.op.body[0], current.op.axis, at))
         return memory[key][1]
 
     def substitute(body: tirx.Expr, axes: Sequence[tirx.IterVar], at: list[tirx.Expr]) -> tirx.Expr:
-        bound = {hash(axis.var): index for axis, index in zip(axes, at, strict=True)}
+        bound = {identity(axis.var): index for axis, index in zip(axes, at, strict=True)}
 
         def replace(node: tirx.Expr) -> tirx.Expr | None:
             if isinstance(node, tirx.Var):
-                return bound.get(hash(node), node)
+                return bound.get(identity(node), node)
             if _is_call(node, _TENSOR_LOAD):
                 source, *source_indices = node.args
                 return value(source, [rewrite(index, replace) for index in source_indices])
@@ -168,7 +178,7 @@ def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr], load_leaf: Load) -
 
         return rewrite(body, replace)
 
-    return value(tensor, list(indices))
+    return value(tensor, [tirx.const(index, "int32") if isinstance(index, int) else index for index in indices])
 
 
 class Reduction:
@@ -186,17 +196,17 @@ class Reduction:
     def combine(self, left: tirx.Expr, right: tirx.Expr) -> tirx.Expr:
         """The combination of two partial results."""
         combiner = self._reduce.combiner
-        bound = {hash(combiner.lhs[0]): left, hash(combiner.rhs[0]): right}
-        return rewrite(combiner.result[0], lambda node: bound.get(hash(node)) if isinstance(node, tirx.Var) else None)
+        bound = {identity(combiner.lhs[0]): left, identity(combiner.rhs[0]): right}
+        return rewrite(combiner.result[0], lambda node: bound.get(identity(node)) if isinstance(node, tirx.Var) else None)
 
     def term(self, indices: Sequence[tirx.Expr], reduced: Sequence[tirx.Expr], load_leaf: Load) -> tirx.Expr:
         """The element that takes part in the reduction at these indices of the result and of the reduced axes."""
         axes = [*self._tensor.op.axis, *self._reduce.axis]
-        at = dict(zip((hash(axis.var) for axis in axes), [*indices, *reduced], strict=True))
+        at = dict(zip((identity(axis.var) for axis in axes), [*indices, *reduced], strict=True))
 
         def replace(node: tirx.Expr) -> tirx.Expr | None:
             if isinstance(node, tirx.Var):
-                return at.get(hash(node), node)
+                return at.get(identity(node), node)
             if _is_call(node, _TENSOR_LOAD):
                 source, *source_indices = node.args
                 return evaluate(source, [rewrite(index, replace) for index in source_indices], load_leaf)
@@ -216,9 +226,9 @@ def count_operations(node: tirx.Expr) -> int:
 
     def visit(current: tirx.Expr) -> None:
         nonlocal total
-        if hash(current) in seen:
+        if identity(current) in seen:
             return
-        seen.add(hash(current))
+        seen.add(identity(current))
         parts = operands(current)
         if parts and "float" in str(current.ty) and not isinstance(current, tvm.ir.TensorLoad):
             total += 1
@@ -246,8 +256,8 @@ def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx
     kept: list[tirx.Expr] = []
 
     def count(node: tirx.Expr) -> None:
-        uses[hash(node)] = uses.get(hash(node), 0) + 1
-        if uses[hash(node)] > 1:
+        uses[identity(node)] = uses.get(identity(node), 0) + 1
+        if uses[identity(node)] > 1:
             return
         kept.append(node)
         for operand in operands(node)[:1] if _is_call(node, _IF_THEN_ELSE) else operands(node):
@@ -265,17 +275,17 @@ def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx
         return load(buffer, [lane])
 
     def visit(node: tirx.Expr) -> tirx.Expr:
-        key = hash(node)
+        key = identity(node)
         if key in done:
             return done[key]
         if isinstance(node, tirx.Let) and key in uses:
-            done[hash(node.var)] = keep(visit(node.value))
+            done[identity(node.var)] = keep(visit(node.value))
             kept.append(node.var)
             done[key] = visit(node.body)
             return done[key]
         old = operands(node)
         new = [visit(operand) for operand in old]
-        changed = any(hash(a) != hash(b) for a, b in zip(old, new, strict=True))
+        changed = any(identity(a) != identity(b) for a, b in zip(old, new, strict=True))
         result = with_operands(node, new) if changed else node
         if old and uses.get(key, 0) > 1 and str(node.ty) == "float32":
             result = keep(result)
@@ -308,9 +318,9 @@ def loads_of(node: tirx.Expr) -> list[tvm.ir.TensorLoad]:
     found: list[tvm.ir.TensorLoad] = []
 
     def visit(current: tirx.Expr) -> None:
-        if hash(current) in seen:
+        if identity(current) in seen:
             return
-        seen.add(hash(current))
+        seen.add(identity(current))
         if isinstance(current, tvm.ir.TensorLoad):
             found.append(current)
         for part in operands(current):
