@@ -54,6 +54,9 @@ class UnsupportedOperatorError(ModelError):
         count = f"{len(operators)} operators that are" if len(operators) > 1 else "an operator that is"
         super().__init__(f"the model uses {count} not supported: {listed}", operators=tuple(operators))
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:
+        return type(self), (self.operators,), self.__dict__  # pickle would call with the message
+
 
 class BudgetError(LeptonError):
     """The model cannot be brought within the budget that was given."""
@@ -64,9 +67,14 @@ class PassError(BuildError):
 
     Attributes:
         pass_name: The name of the pass.
+        problem: What went wrong, without the name of the pass.
     """
 
     pass_name: str
 
     def __init__(self, pass_name: str, message: str, **facts: object) -> None:
         super().__init__(f"pass '{pass_name}': {message}", pass_name=pass_name, **facts)
+        self.problem = message
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:
+        return type(self), (self.pass_name, self.problem), self.__dict__  # pickle would call with the message

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from lepton_compile.errors import LeptonError
 from lepton_compile.model.from_onnx import UniqueNames
 from lepton_compile.model.graph import Graph
-from lepton_compile.model.shapes import inference, is_static
+from lepton_compile.model.shapes import inference, is_static, require_consistent
 from lepton_compile.model.to_onnx import model_to_onnx
 from lepton_compile.model.traversal import bodies, captured, disconnect, walk
 
@@ -64,6 +64,7 @@ def _contradiction(branch: gs.Graph, graph: gs.Graph) -> str | None:
     )
     try:
         inference(model_to_onnx(alone, weights=False, types=False, local=True), strict=True)
+        require_consistent(branch)
     except LeptonError as error:
         return str(error)
     return None

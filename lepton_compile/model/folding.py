@@ -8,6 +8,7 @@ folded as the main graph is; bodies of model-local functions are left alone.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.errors import ModelError
 from lepton_compile.model.execution import evaluate
-from lepton_compile.model.from_onnx import Array, UniqueNames
+from lepton_compile.model.from_onnx import Array, UniqueNames, name_nodes
 from lepton_compile.model.graph import Graph
 from lepton_compile.model.shapes import is_static
 from lepton_compile.model.to_onnx import constants, is_large, model_to_onnx
@@ -50,6 +51,7 @@ def fold_constants(graph: Graph) -> int:
         graph.infer_shapes(strict=False)
         progress = _fold_known(graph.gs)
         if not progress:
+            name_nodes(graph.gs)
             return folded
         folded += progress
 
@@ -109,7 +111,8 @@ def _divides_by_zero(node: gs.Node) -> bool:
 
 
 def _bytes(tensor: gs.Tensor) -> int:
-    return int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+    size: int = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+    return size
 
 
 def _grows(node: gs.Node, size: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from lepton_compile.errors import ModelError, ShapeError
+from lepton_compile.errors import LeptonError, ModelError, ShapeError
 from lepton_compile.model.from_onnx import Dim, type_from_onnx
 from lepton_compile.model.traversal import subgraphs, walk
 
 # What ONNX's shape inference says of a node, where it is not that the trouble is in a subgraph.
-COMPLAINT = re.compile(r"\(op_type:(\w+), node name: (.*?)\): \[(\w+)\] (?!Inference error)([^\n]*)")
+COMPLAINT = re.compile(r"\(op_type:(\w+), node name: (.*?)\): (?:\[(\w+)\] )?(?!\[|Inference error)([^\n]*)")
 
 
 def bind_shapes(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -150,6 +151,35 @@ def infer_types(graph: gs.Graph, structure: onnx.ModelProto, *, strict: bool) ->
     for tensor in variables(graph):
         if id(tensor) not in inputs:
             tensor.dtype, tensor.shape = types.get(tensor.name, (None, None))
+    if strict:
+        require_consistent(graph)
+
+
+def require_consistent(graph: gs.Graph) -> None:
+    """Make sure of what ONNX's shape inference does not look at: a kernel would read past the end of a tensor.
+
+    Args:
+        graph: The shapes of its tensors are inferred, as far as they follow.
+
+    Raises:
+        ShapeError: A Reshape changes the number of elements, or a convolution's weight is for other channels.
+    """
+    for node in walk(graph):
+        known = [tensor.shape if tensor.name and is_static(tensor.shape) else None for tensor in node.inputs]
+        problem = None
+        if node.domain or not known or known[0] is None:
+            continue
+        if node.op == "Reshape" and is_static(node.outputs[0].shape):
+            before, after = known[0], node.outputs[0].shape
+            if math.prod(before) != math.prod(after):
+                problem = f"{_written(before)} cannot become {_written(after)}, which has another number of elements"
+        elif node.op in ("Conv", "ConvTranspose") and known[1] is not None:
+            channels, weight, group = known[0][1], known[1], node.attrs.get("group", 1)
+            expected = weight[1] * group if node.op == "Conv" else weight[0]
+            if channels != expected:
+                problem = f"the weight {_written(weight)} is for {expected} channels, not {channels}"
+        if problem is not None:
+            raise _contradiction(ShapeError, "shapes", node.name, node.op, problem)
 
 
 def inference(structure: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
@@ -166,11 +196,13 @@ def inference(structure: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
         if complaint is None:
             raise ModelError(f"the model's types and shapes do not fit together: {error}") from error
         op_type, node, kind, text = complaint.groups()
-        kind_of_error = ShapeError if kind == "ShapeInferenceError" else ModelError
-        what = "shapes" if kind == "ShapeInferenceError" else "types"
-        raise kind_of_error(
-            f"the {what} do not fit together at node '{node}' ({op_type}): {text}", node=node, op_type=op_type
-        ) from error
+        if kind == "ShapeInferenceError":
+            raise _contradiction(ShapeError, "shapes", node, op_type, text) from error
+        raise _contradiction(ModelError, "types", node, op_type, text) from error
+
+
+def _contradiction(kind: type[LeptonError], what: str, node: str, op_type: str, text: str) -> LeptonError:
+    return kind(f"the {what} do not fit together at node '{node}' ({op_type}): {text}", node=node, op_type=op_type)
 
 
 def variables(graph: gs.Graph) -> Iterator[gs.Variable]:
