@@ -2,5 +2,6 @@
 
 from lepton_compile.codegen.artefact import Library, generate
 from lepton_compile.codegen.pool import shutdown, workers
+from lepton_compile.codegen.tracing import TracedStep, trace
 
-__all__ = ["Library", "generate", "shutdown", "workers"]
+__all__ = ["Library", "TracedStep", "generate", "shutdown", "trace", "workers"]

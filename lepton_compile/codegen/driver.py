@@ -1,7 +1,7 @@
 """The C driver NAME.c: the interface's functions, and the program's steps in order.
 
-It is generated to be read: one small function per call, under a comment that names its ONNX nodes, its kernel family and
-its shapes.
+It is generated to be read: one small function per call, under a comment that names its ONNX nodes, its kernel family
+and its shapes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Facts:
         version: Of the compiler.
         target: Name of the target.
         model_hash: SHA-256 of the ONNX model; empty when unknown.
-        cpu_features: Names that the compiler's `__builtin_cpu_supports` knows, all of which the library needs.
+        cpu_features: Instruction-set extensions that the library needs, as LLVM calls them.
     """
 
     version: str
@@ -46,7 +46,7 @@ def kernel_symbol(program: Program, kernel: Kernel) -> str:
 
 
 def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:
-    """The C expression of a pointer to a buffer's first element, inside a function that knows the instance as `self`."""
+    """The C expression of a pointer to a buffer's first element, in a function that knows the instance as `self`."""
     base = root(program, buffer)
     cast = f"({'const ' if const else ''}{C_TYPES[buffer.dtype]} *)"
     if base.storage is Storage.INPUT:
@@ -201,8 +201,17 @@ static void step_{number}(void *context, int32_t begin, int32_t end) {{
                 body.append(self._copy_output(buffer))
         if not body:
             body = ["  (void)self;"]
+        trace = ""
+        if self.trace:
+            trace = f"""\
+static void trace_step(struct {self.name}_instance *self, int32_t step, const void *const *arguments) {{
+  const int64_t nanoseconds = lepton_nanoseconds() - self->started;
+  if (self->trace != NULL) self->trace(self->trace_context, step, nanoseconds, arguments);
+}}
+
+"""
         return f"""\
-static void run_steps(struct {self.name}_instance *self) {{
+{trace}static void run_steps(struct {self.name}_instance *self) {{
 {chr(10).join(body)}
 }}
 """
@@ -219,10 +228,8 @@ static void run_steps(struct {self.name}_instance *self) {{
                 else:
                     yield f"{indent}step_{number}(self, 0, {blocks});"
                 if self.trace:
-                    yield (
-                        f"{indent}if (self->trace != NULL) self->trace(self->trace_context, {number}, "
-                        f"lepton_nanoseconds() - self->started, (const void *const[]){{{', '.join(self.pointers(step))}}});"
-                    )
+                    pointers = ", ".join(self.pointers(step))
+                    yield f"{indent}trace_step(self, {number}, (const void *const[]){{{pointers}}});"
             else:
                 condition = self.buffer(step.condition)
                 pointer = address(self.program, self.interface, self.weights, condition, const=True)
@@ -274,14 +281,17 @@ static const {self.name}_information information = {{
 
     def create(self) -> str:
         name, upper = self.name, self.upper
-        cpu = "".join(
-            f'  if (!__builtin_cpu_supports("{feature}")) {{\n'
-            f'    lepton_error_set(create_error, "this processor lacks {feature}, which the library was compiled for");\n'
-            f"    return {upper}_UNSUPPORTED_CPU;\n  }}\n"
-            for feature in self.facts.cpu_features
-        )
-        if cpu:
-            cpu = f"  __builtin_cpu_init();\n{cpu}"
+        cpu = ""
+        if self.facts.cpu_features:
+            features = ", ".join(string_literal(feature) for feature in self.facts.cpu_features)
+            cpu = f"""\
+  static const char *const features[] = {{{features}, NULL}};
+  const char *lacking = lepton_cpu_lacks(features);
+  if (lacking != NULL) {{
+    lepton_error_set(create_error, "this processor lacks %s, which the library was compiled for", lacking);
+    return {upper}_UNSUPPORTED_CPU;
+  }}
+"""
         return f"""\
 static _Thread_local char create_error[LEPTON_ERROR_BYTES];
 

@@ -1,7 +1,7 @@
 """What the C interface of a program is made of: the names of its struct fields, and the header NAME.h.
 
-The header is the contract with the caller: every tensor's ONNX name, type, shape and size stand in it, with who owns which
-memory and what may be called from which thread.
+The header is the contract with the caller: every tensor's ONNX name, type, shape and size stand in it, with who owns
+which memory and what may be called from which thread.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def header(program: Program, interface: Interface, *, description: str) -> str:
  *     {name}_destroy(model);
  *
  * Tensors are row-major and contiguous, in memory of the caller, which need be aligned to one element only. Inputs are
- * only read. An output goes where its pointer points, which must not overlap an input or another output; when the pointer
- * is null it is set to memory of the instance, which holds the output until the instance's next run or its end.
+ * only read. An output goes where its pointer points, which must not overlap an input or another output; when the
+ * pointer is null it is set to memory of the instance, which holds the output until the instance's next run or its end.
  *
  * Threads: an instance serves one call at a time, from any thread. Different instances may run at the same time; they
  * share the weights and nothing else.
@@ -135,7 +135,7 @@ extern "C" {{
 
 typedef enum {name}_status {{
   {upper}_OK = 0,
-  {upper}_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or an option out of range, a small or misaligned arena */
+  {upper}_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or option out of range, a bad arena */
   {upper}_OUT_OF_RESOURCES = 2,   /* no memory for the arena, or no thread could be started */
   {upper}_BUSY = 3,               /* the instance is already running in another thread */
   {upper}_UNSUPPORTED_CPU = 4     /* this processor lacks instructions that the library was compiled for */

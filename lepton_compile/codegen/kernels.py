@@ -2,9 +2,9 @@
 
     int32_t NAME(const T *in0, ..., T *out0, ..., int32_t dim0, ..., int32_t begin, int32_t end);
 
-TVM's own calling convention (packed arguments, 10-16 KB of checks per kernel, its runtime's allocator and thread pool) is
-left out: buffers become pointers, and the outermost parallel loop becomes a serial one from `begin` to `end`, so that the
-driver decides who runs which part of it.
+TVM's own calling convention (packed arguments, 10-16 KB of checks per kernel, its runtime's allocator and thread pool)
+is left out: buffers become pointers, and the outermost parallel loop becomes a serial one from `begin` to `end`, so
+that the driver decides who runs which part of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tvm.tirx import stmt
 
 _TRANSFORM = tirx.transform
 
-# LowerTVMBuiltin is left out on purpose: it would turn local buffers past 1024 bytes into heap allocations through TVM's
-# runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Simplifying before
-# flattening drops the bounds checks of tiles that divide; after vectorising, the index arithmetic of every lane.
+# LowerTVMBuiltin is left out on purpose: it would turn local buffers past 1024 bytes into heap allocations through
+# TVM's runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Simplifying
+# before flattening drops the bounds checks of tiles that divide; after vectorising, the index arithmetic of every lane.
 _LOWER = tvm.ir.transform.Sequential(
     [
         _TRANSFORM.StmtSimplify(),
@@ -68,11 +68,16 @@ def plain_function(
     body, loops = _over_range(function.body, begin, end)
     if loops != 1:
         raise ValueError(f"{symbol} has {loops} outermost parallel loops; a kernel has one")
-    declared = [
+    declared: list[tirx.Stmt] = [
         stmt.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(function.params, pointers, strict=True)
     ]
+    arguments = pointers
+    if not noalias:
+        # TVM tells LLVM (by TBAA) that buffers are apart even without the attribute, except those over rebound pointers.
+        arguments = [tirx.Var(f"{pointer.name}_argument", pointer.ty) for pointer in pointers]
+        declared = [*map(stmt.Bind, pointers, arguments), *declared]
     plain = tirx.PrimFunc(
-        [*pointers, *symbols, begin, end],
+        [*arguments, *symbols, begin, end],
         stmt.SeqStmt([*declared, body, stmt.Return(tirx.const(0, "int32"))]),
         ret_type=tvm.ir.PrimType("int32"),
     )

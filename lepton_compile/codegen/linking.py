@@ -1,7 +1,7 @@
 """From objects, C and assembler to a shared library, with the system's compiler or with zig's.
 
-zig comes from the package index and brings a C library for every target, so that nothing need be installed; the system's
-compiler, where there is one and the target is this machine, starts faster.
+zig comes from the package index and brings a C library for every target, so that nothing need be installed; the
+system's compiler, where there is one and the target is this machine, starts faster.
 """
 
 from __future__ import annotations
@@ -118,7 +118,14 @@ def link_library(
     command = [
         *compiler,
         *("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, "-Iruntime"),
-        *("-shared", "-s", f"-Wl,-soname,{library}", "-Wl,--version-script=exports.map", "-Wl,--gc-sections"),
+        *(
+            "-shared",
+            "-s",
+            f"-Wl,-soname,{library}",
+            "-Wl,--version-script=exports.map",
+            "-Wl,--gc-sections",
+            "-Wl,-Bsymbolic",
+        ),
         *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--as-needed"),
         *sources,
         *("-o", library, "-lm", "-lpthread"),

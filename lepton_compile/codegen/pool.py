@@ -1,8 +1,8 @@
 """Worker processes that build kernels, because TVM and LLVM abort on what they do not like.
 
 The workers are plain subprocesses rather than `multiprocessing` ones, so that they work from scripts without a
-`__main__` guard, from notebooks and from threads. They start early, so that their import of TVM overlaps with reading and
-rewriting the model, and stay for the next compile.
+`__main__` guard, from notebooks and from threads. They start early, so that their import of TVM overlaps with reading
+and rewriting the model, and stay for the next compile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,25 +165,19 @@ class WorkerPool:
         for _ in range(size):
             self._idle.put(_Worker())
 
-    def build(
-        self, tasks: Sequence[Task], *, limit: float = KERNEL_LIMIT, done: Callable[[int, int], None] | None = None
-    ) -> None:
+    def build(self, tasks: Sequence[Task], *, limit: float = KERNEL_LIMIT) -> None:
         """Build all of the tasks.
 
         Args:
             tasks: What to build.
             limit: Seconds that one kernel may take.
-            done: Called with how many are built, and of how many, after each.
 
         Raises:
             BuildError: Names the first kernel (in the order of `tasks`) that failed before the rest was called off.
         """
         stop = threading.Event()
-        lock = threading.Lock()
-        finished = 0
 
         def run(task: Task) -> None:
-            nonlocal finished
             if stop.is_set():
                 return
             worker = self._idle.get()
@@ -197,10 +191,6 @@ class WorkerPool:
                 raise
             finally:
                 self._idle.put(worker)
-            with lock:
-                finished += 1
-                if done is not None:
-                    done(finished, len(tasks))
 
         with ThreadPoolExecutor(self.size) as threads:
             futures = [threads.submit(run, task) for task in tasks]

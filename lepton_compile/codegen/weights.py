@@ -1,8 +1,8 @@
 """The table of weights: named, aligned, read-only blobs in one block of memory.
 
-The driver reaches every weight as an offset from one pointer, so that the block may be a section of the library or a file
-that is mapped beside it. Embedding goes through the assembler's `.incbin`, which copies 500 MB in a second, where a C array
-would take minutes.
+The driver reaches every weight as an offset from one pointer, so that the block may be a section of the library or a
+file that is mapped beside it. Embedding goes through the assembler's `.incbin`, which copies 500 MB in a second, where
+a C array would take minutes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: Binary
         position += len(data)
 
     for name, array in weights.items():
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        key = hashlib.sha256(data).digest() + data.nbytes.to_bytes(8, "little")
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        key = hashlib.sha256(data).digest()
         if key not in seen:
             write(bytes(-position % ALIGNMENT))
             table.update(key + position.to_bytes(8, "little"))

@@ -1,7 +1,8 @@
 """A worker process that builds kernels: `python -m lepton_compile.codegen.worker`.
 
 It reads requests from its standard input and answers on its standard output, each message being a length (8 bytes,
-little-endian) and a JSON text. The first answer says that it is ready. It ends when its input closes or its parent is gone.
+little-endian) and a JSON text. The first answer says that it is ready. It ends when its input closes or its parent is
+gone.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lepton_cpu.h"
 #include "lepton_pool.h"
 
 #define LEPTON_ALIGNMENT ((size_t)64)

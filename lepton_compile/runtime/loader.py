@@ -31,8 +31,8 @@ _MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime
 class LeptonError(Exception):
     """Anything that lepton_compile refuses or cannot do.
 
-    The message is one clear line that says what is wrong and how to mend it. The facts behind it are attributes, so that
-    a program need not parse the line.
+    The message is one clear line that says what is wrong and how to mend it. The facts behind it are attributes, so
+    that a program need not parse the line.
 
     Attributes:
         facts: The facts by name; each is an attribute of the error as well.
@@ -162,8 +162,8 @@ class CompiledModel:
             f"{self.name} for {target.get('name', self._triple)} ({self._triple})",
             *(f"  input  {tensor}" for tensor in self.inputs),
             *(f"  output {tensor}" for tensor in self.outputs),
-            f"  library {int(self.manifest['library']['bytes']):,} bytes, of which {int(memory['weights_bytes']):,} weights; "
-            f"working memory {int(memory['arena_bytes']):,} bytes",
+            f"  library {int(self.manifest['library']['bytes']):,} bytes, of which weights "
+            f"{int(memory['weights_bytes']):,}; working memory {int(memory['arena_bytes']):,} bytes",
             f"  {sum(k['calls'] for k in kernels)} calls of {len(kernels)} kernels, "
             f"{sum(k['calls'] * k['operations'] for k in kernels) / 1e9:.3f} GFLOP",
         ]
@@ -346,7 +346,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _read_json(folder / "manifest.json")
     if manifest.get("format") != _FORMAT:
         raise ModelError(
-            f"{folder} is of format {manifest.get('format')!r}; this version reads format {_FORMAT}: compile the model anew",
+            f"{folder} is of format {manifest.get('format')!r}; this version reads format {_FORMAT}: compile it anew",
             path=folder,
         )
     return manifest
@@ -371,8 +371,8 @@ def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     if architecture != machine or not sys.platform.startswith("linux"):
         raise TargetError(
-            f"{name} is compiled for {triple} and this machine is {machine} ({sys.platform}): copy the folder to such a "
-            f"device and load it there, or run a program that links it under an emulator (qemu-{architecture})",
+            f"{name} is compiled for {triple}, and this machine is {machine} ({sys.platform}): copy the folder to such "
+            f"a device and load it there, or run a program that links it under an emulator (qemu-{architecture})",
             triple=triple,
             machine=machine,
         )

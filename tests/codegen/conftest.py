@@ -99,3 +99,18 @@ def two_step_program(name: str = "toy", rows: int = 8, columns: int | str = 48) 
 @pytest.fixture(scope="session")
 def host() -> StandInTarget:
     return StandInTarget()
+
+
+@pytest.fixture(scope="session")
+def make_map_kernel() -> Callable[..., Kernel]:
+    return map_kernel
+
+
+@pytest.fixture(scope="session")
+def make_program() -> Callable[..., Program]:
+    return two_step_program
+
+
+@pytest.fixture(scope="session")
+def make_target() -> type[StandInTarget]:
+    return StandInTarget

@@ -1,0 +1,108 @@
+"""The objects that kernels become: what they may assume, what they need, and that they are the same every time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tvm import tirx
+from tvm.tirx import stmt
+
+from lepton_compile.codegen.kernels import build_object
+
+X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
+AVX2 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}
+FOREIGN = {
+    "aarch64-linux-gnu": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a53", "mattr": ["+neon"]},
+    "riscv64-linux-gnu": {
+        "kind": "llvm",
+        "mtriple": "riscv64-linux-gnu",
+        "mcpu": "generic-rv64",
+        "mattr": ["+m", "+a", "+f", "+d", "+c"],
+        "mabi": "lp64d",
+    },
+}
+
+
+def tool(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def undefined(path: Path) -> set[str]:
+    return {line.split()[-1] for line in tool("nm", "--undefined-only", str(path)).splitlines() if line.strip()}
+
+
+def add(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    return a + b
+
+
+def test_the_object_holds_one_function_and_needs_nothing(tmp_path: Path, make_map_kernel) -> None:
+    kernel = make_map_kernel("add", add, 4, 32, 2, vector=16)
+    build_object(kernel.function, "toy_add", AVX2, tmp_path / "k.o")
+    assert undefined(tmp_path / "k.o") == set()
+    defined = tool("nm", "--defined-only", str(tmp_path / "k.o")).splitlines()
+    assert [line.split()[-1] for line in defined if " T " in line] == ["toy_add"]
+
+
+def test_functions_of_libm_are_the_only_ones_called(tmp_path: Path, make_map_kernel) -> None:
+    kernel = make_map_kernel("exp", lambda a: tirx.exp(a) + tirx.floor(a), 4, 32, vector=16)
+    build_object(kernel.function, "toy_exp", X86, tmp_path / "k.o")
+    assert undefined(tmp_path / "k.o") <= {"expf", "floorf"}
+
+
+@pytest.mark.parametrize("target", [X86, AVX2], ids=["sse", "avx2"])
+def test_the_callers_memory_need_not_be_aligned(tmp_path: Path, make_map_kernel, target) -> None:
+    kernel = make_map_kernel("add", add, 4, 32, 2, vector=16)
+    build_object(kernel.function, "toy_add", target, tmp_path / "k.o")
+    code = tool("objdump", "-d", str(tmp_path / "k.o"))
+    assert re.search(r"v?movup[sd]", code)
+    # Aligned moves, and SSE arithmetic on memory, fault on unaligned addresses.
+    assert not re.search(r"v?movap[sd]\s.*\((?!%rsp|%rbp)", code)
+    assert not re.search(r"\saddps\s+[^,]*\(", code)
+
+
+def test_noalias_is_a_promise_that_can_be_withheld(tmp_path: Path, make_map_kernel) -> None:
+    """With the promise LLVM makes vectors of a scalar loop; without it, an element may be the next one's input."""
+    kernel = make_map_kernel("add", add, 4, 32, 2)
+    for noalias in (True, False):
+        path = tmp_path / f"{noalias}.o"
+        build_object(kernel.function, "f", AVX2, path, noalias=noalias)
+        assert ("vaddps" in tool("objdump", "-d", str(path))) == noalias
+
+
+def test_large_local_buffers_lie_on_the_stack(tmp_path: Path) -> None:
+    x, y = (tirx.decl_buffer((64, 64), "float32", name=name) for name in "xy")
+    i, j, k = (tirx.Var(name, "int32") for name in "ijk")
+    local = tirx.decl_buffer((64 * 64,), "float32", name="local")
+    body = stmt.SeqStmt(
+        [
+            stmt.AllocBuffer(local),
+            stmt.For(j, 0, 64, stmt.ForKind.SERIAL, stmt.BufferStore(local, tirx.BufferLoad(x, [i, j]), [j * 7 % 64])),
+            stmt.For(k, 0, 64, stmt.ForKind.SERIAL, stmt.BufferStore(y, tirx.BufferLoad(local, [k]), [i, k])),
+        ]
+    )
+    function = tirx.PrimFunc([x, y], stmt.For(i, 0, 64, stmt.ForKind.PARALLEL, body))
+    build_object(function, "f", X86, tmp_path / "k.o")
+    assert undefined(tmp_path / "k.o") <= {"memcpy", "memset"}
+
+
+def test_a_kernel_has_one_parallel_loop(tmp_path: Path, make_map_kernel) -> None:
+    function = make_map_kernel("add", add, 4, 32, 2).function
+    twice = tirx.PrimFunc(list(function.params), stmt.SeqStmt([function.body, function.body]))
+    with pytest.raises(ValueError, match="2 outermost parallel loops"):
+        build_object(twice, "f", X86, tmp_path / "k.o")
+
+
+def test_the_same_kernel_gives_the_same_bytes(tmp_path: Path, make_map_kernel) -> None:
+    for name in ("one.o", "two.o"):
+        build_object(make_map_kernel("add", add, 4, 32, 2, vector=16).function, "f", X86, tmp_path / name)
+    assert (tmp_path / "one.o").read_bytes() == (tmp_path / "two.o").read_bytes()
+
+
+@pytest.mark.parametrize("triple", FOREIGN)
+def test_float16_needs_no_library(tmp_path: Path, make_map_kernel, triple: str) -> None:
+    kernel = make_map_kernel("half", lambda a: a * tirx.const(3, "float16"), 4, 32, dtype="float16", vector=16)
+    build_object(kernel.function, "f", FOREIGN[triple], tmp_path / "k.o")
+    assert not {name for name in undefined(tmp_path / "k.o") if "hf" in name and not name.startswith("__")}
