@@ -6,7 +6,8 @@ Large weights leave the protobuf right here, so that nothing that follows serial
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,6 +62,7 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, dict[str, Array]]:
             opset=default_opset(proto.opset_import),
         )
     del proto.training_info[:]
+    _use_short_domain(proto)
     weights = _detach_weights(proto, folder, source if isinstance(source, onnx.ModelProto) else proto)
     _load_inner_data(proto, folder)
     _require_known_operators(proto)
@@ -69,6 +71,17 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, dict[str, Array]]:
     if proto.functions:
         proto = inliner.inline_local_functions(proto, convert_version=True)
     return proto, weights
+
+
+def _use_short_domain(proto: onnx.ModelProto) -> None:
+    """ONNX's own domain may be written "ai.onnx" or ""; the checker knows the short form alone (onnx/docs/IR.md)."""
+    for holder in (proto, *proto.functions):
+        for entry in holder.opset_import:
+            entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in _nodes(nodes):
+            if node.domain == "ai.onnx":
+                node.domain = ""
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -199,33 +212,29 @@ def _inside(folder: Path, location: str, tensor: str) -> Path:
 
 
 def _require_known_operators(proto: onnx.ModelProto) -> None:
-    """Make sure that ONNX, or the model itself, defines every operator.
+    """Make sure that ONNX, or the model itself, defines every operator in the version that the model imports.
 
     Raises:
         UnsupportedOperatorError: All that nothing defines.
     """
     own = {(function.domain, function.name) for function in proto.functions}
-    unknown: dict[tuple[str, str, int], list[str]] = {}
+    refused: dict[UnsupportedOperator, list[str]] = {}
     for nodes, imports in (
         (proto.graph.node, proto.opset_import),
         *((function.node, function.opset_import) for function in proto.functions),
     ):
-        versions = _versions(imports)
+        versions = {entry.domain: entry.version for entry in imports}
         for node in _nodes(nodes):
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            version = versions.get(domain, 0)
-            if (node.domain, node.op_type) in own or onnx.defs.has(node.op_type, version, domain):
+            version = versions.get(node.domain, 0)
+            known = onnx.defs.has(node.op_type, version, node.domain)
+            gone = known and onnx.defs.get_schema(node.op_type, version, node.domain).deprecated
+            if (node.domain, node.op_type) in own or (known and not gone):
                 continue
-            name = node.name or next(iter(node.output), "")
-            unknown.setdefault((node.op_type, domain, version), []).append(name)
-    if unknown:
-        raise UnsupportedOperatorError(
-            [UnsupportedOperator(*operator, tuple(nodes)) for operator, nodes in unknown.items()]
-        )
-
-
-def _versions(imports: Any) -> Mapping[str, int]:
-    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
+            reason = "ONNX dropped it before that version" if gone else ""
+            operator = UnsupportedOperator(node.op_type, node.domain, version, (), reason)
+            refused.setdefault(operator, []).append(node.name or next(iter(node.output), ""))
+    if refused:
+        raise UnsupportedOperatorError([replace(operator, nodes=tuple(nodes)) for operator, nodes in refused.items()])
 
 
 def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:

@@ -246,9 +246,8 @@ def require_static(graph: gs.Graph) -> None:
                 written = " and ".join(_written(shape or ()) for shape in shapes)
                 raise ShapeError(f"{where}, has a shape that depends on the branch taken: {written}", **facts)
             unknown = "an unknown rank" if tensor.shape is None else f"shape {_written(tensor.shape)}"
-            raise ShapeError(
-                f"{where}, has {unknown}: its shape depends on the data, not on the inputs' shapes", **facts
-            )
+            cause = "may change from one iteration to the next" if node.op == "Loop" else "depends on the data"
+            raise ShapeError(f"{where}, has {unknown}: it {cause}; only static shapes are supported", **facts)
 
 
 def is_static(shape: Sequence[Dim] | None) -> bool:

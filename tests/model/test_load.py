@@ -188,6 +188,20 @@ def test_unknown_operators_in_branches_and_functions_are_found(parse):
     assert [operator.op_type for operator in error.value.operators] == ["Deep", "Deeper"]
 
 
+def test_operators_that_onnx_dropped(parse):
+    model = parse("g (float[2] x) => (float[2] y) <float[1] s = {1}> { [up] y = Upsample (x, s) }")
+    with pytest.raises(UnsupportedOperatorError, match=r"Upsample .version 21. at 'up': ONNX dropped it"):
+        import_model(model)
+    assert import_model(parse("g (float[2] x) => (float[2] y) <float[1] s = {1}> { y = Upsample (x, s) }", opset=9))
+
+
+def test_both_names_of_onnx_s_own_domain():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["ai.onnx" : 13]>
+        g (float[2] x) => (float[2] y) { y = ai.onnx.Relu (x) }""")
+    graph = import_model(model)
+    assert graph.opset == 21 and [node.domain for node in graph.nodes()] == [None]
+
+
 def test_functions_of_the_model_are_inlined(parse):
     model = parse(
         "g (float[2] x) => (float[2] z) { y = local.Twice (x) z = local.Twice (y) }",
