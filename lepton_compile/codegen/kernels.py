@@ -63,7 +63,7 @@ def plain_function(
         for buffer in function.params
     ]
     found = {size.name: size for buffer in function.params for size in buffer.shape if isinstance(size, tirx.Var)}
-    symbols = [found.get(name) or tirx.Var(name, "int32") for name in dimensions]
+    symbols = [found[name] if name in found else tirx.Var(name, "int32") for name in dimensions]
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     body, loops = _over_range(function.body, begin, end)
     if loops != 1:
@@ -73,7 +73,7 @@ def plain_function(
     ]
     arguments = pointers
     if not noalias:
-        # TVM tells LLVM (by TBAA) that buffers are apart even without the attribute, except those over rebound pointers.
+        # Even without the attribute TVM tells LLVM (by TBAA) that buffers are apart, except those over rebound pointers.
         arguments = [tirx.Var(f"{pointer.name}_argument", pointer.ty) for pointer in pointers]
         declared = [*map(stmt.Bind, pointers, arguments), *declared]
     plain = tirx.PrimFunc(

@@ -1,0 +1,108 @@
+/* toy.h: the interface of libtoy.so. Generated for a test.
+ *
+ *     toy_instance *model = NULL;
+ *     toy_inputs inputs = {0};    set every pointer
+ *     toy_outputs outputs = {0};  or set pointers to memory of yours
+ *     if (toy_create(NULL, &model) != TOY_OK) ...
+ *     if (toy_run(model, &inputs, &outputs) != TOY_OK) puts(toy_error(model));
+ *     toy_destroy(model);
+ *
+ * Tensors are row-major and contiguous, in memory of the caller, which need be aligned to one element only. Inputs are
+ * only read. An output goes where its pointer points, which must not overlap an input or another output; when the
+ * pointer is null it is set to memory of the instance, which holds the output until the instance's next run or its end.
+ *
+ * Threads: an instance serves one call at a time, from any thread. Different instances may run at the same time; they
+ * share the weights and nothing else.
+ */
+#ifndef TOY_LEPTON_H
+#define TOY_LEPTON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define TOY_API __attribute__((visibility("default")))
+#else
+#define TOY_API
+#endif
+
+typedef enum toy_status {
+  TOY_OK = 0,
+  TOY_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or option out of range, a bad arena */
+  TOY_OUT_OF_RESOURCES = 2,   /* no memory for the arena, or no thread could be started */
+  TOY_BUSY = 3,               /* the instance is already running in another thread */
+  TOY_UNSUPPORTED_CPU = 4     /* this processor lacks instructions that the library was compiled for */
+} toy_status;
+
+/* Part [begin, end) of a step's blocks. */
+typedef void (*toy_task)(void *task_context, int32_t begin, int32_t end);
+
+/* Runs task(task_context, ...) over disjoint ranges that together are [0, blocks), in any order and on any threads, and
+ * returns when all are done. */
+typedef void (*toy_parallel_for)(void *context, toy_task task, void *task_context, int32_t blocks);
+
+/* All zero is a good choice. */
+typedef struct toy_options {
+  int32_t threads;                 /* threads to run on, the calling one included; 0: one per processor it may use */
+  toy_parallel_for parallel_for; /* used in place of threads of the instance's own; may be null */
+  void *parallel_context;          /* its first argument */
+  void *arena;                     /* working memory, 64-byte aligned, kept until toy_destroy; null: allocated */
+  size_t arena_bytes;              /* its size, at least toy_info()->arena_bytes */
+} toy_options;
+
+typedef struct toy_inputs {
+  const float *images_0; /* "images:0": float32[8,48], 1536 bytes */
+} toy_inputs;
+
+typedef struct toy_outputs {
+  float *class_; /* "class": float32[8,48], 1536 bytes */
+} toy_outputs;
+
+typedef struct toy_tensor {
+  const char *name;     /* as in the ONNX model */
+  const char *dtype;    /* "float32", "int64", "bool", ... */
+  const int64_t *shape; /* -1 where a dimension is given with the inputs */
+  int32_t rank;
+  uint64_t bytes;       /* 0 when a dimension is given with the inputs */
+} toy_tensor;
+
+typedef struct toy_information {
+  const char *name;
+  const char *version;      /* of the compiler */
+  const char *target;       /* the machine that the library is for */
+  const char *model_hash;   /* SHA-256 of the ONNX model; empty when unknown */
+  const char *weights_hash; /* SHA-256 of the table of weights */
+  uint64_t arena_bytes;     /* working memory of one instance */
+  uint64_t weights_bytes;   /* shared by all instances */
+  int32_t input_count;
+  int32_t output_count;
+  const toy_tensor *inputs;
+  const toy_tensor *outputs;
+} toy_information;
+
+typedef struct toy_instance toy_instance;
+
+/* Makes an instance; `options` may be null. On failure *instance is null, and toy_error(NULL) says why. */
+TOY_API toy_status toy_create(const toy_options *options, toy_instance **instance);
+
+/* Runs the model once. */
+TOY_API toy_status toy_run(toy_instance *instance, const toy_inputs *inputs, toy_outputs *outputs);
+
+/* Ends an instance and frees what it owns; null is allowed. It must not be running. */
+TOY_API void toy_destroy(toy_instance *instance);
+
+/* What went wrong last, in words, valid until the instance's next call. Null: in this thread's last toy_create. */
+TOY_API const char *toy_error(const toy_instance *instance);
+
+/* Facts about the model; static memory. */
+TOY_API const toy_information *toy_info(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

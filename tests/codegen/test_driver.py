@@ -1,0 +1,206 @@
+"""The generated C: its text, its names, branches, symbolic dimensions, views, and outputs in either memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tvm import tirx
+
+from lepton_compile.codegen import generate, trace
+from lepton_compile.codegen.driver import Facts, driver
+from lepton_compile.codegen.interface import header, make_interface
+from lepton_compile.codegen.names import identifier, string_literal, unique_identifiers
+from lepton_compile.codegen.weights import write_weights
+from lepton_compile.errors import BuildError
+from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Program, Storage
+from lepton_compile.runtime.loader import CompiledModel
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("columns", [48, "n"], ids=["static", "symbolic"])
+def test_the_text_is_the_golden_one(columns: int | str, make_program) -> None:
+    """Set UPDATE_GOLDEN=1 to write the texts anew, and read the difference."""
+    program = make_program(columns=columns)
+    interface = make_interface(program)
+    weights = write_weights(program.weights, io.BytesIO())
+    facts = Facts("1.2.3", "my-board", "0123", ("avx2", "fma"))
+    texts = {
+        f"{program.name}_{columns}.h": header(program, interface, description="Generated for a test."),
+        f"{program.name}_{columns}.c": driver(program, interface, weights, facts),
+    }
+    for name, text in texts.items():
+        if os.environ.get("UPDATE_GOLDEN"):
+            (GOLDEN / name).write_text(text)
+        assert text == (GOLDEN / name).read_text(), name
+
+
+@given(st.lists(st.text(max_size=8), max_size=6))
+def test_any_names_become_distinct_identifiers(names: list[str]) -> None:
+    fields = unique_identifiers(names)
+    assert len(set(fields)) == len(names)
+    assert all(field.isidentifier() and field.isascii() for field in fields)
+
+
+def test_words_of_c_and_cpp_are_no_field_names() -> None:
+    assert [identifier(name) for name in ("class", "int", "0:x", "", "a//b")] == ["class_", "int_", "t0_x", "tensor", "a_b"]
+
+
+def test_strings_survive_the_compiler() -> None:
+    assert string_literal('a"b\\c\n\u00e9') == '"a\\042b\\134c\\012\\303\\251"'
+
+
+def run(program: Program, target, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    library = generate(program, target)
+    return CompiledModel(library.folder, keep=library).run(inputs)
+
+
+def test_a_symbolic_dimension_travels_with_the_inputs(make_program, host) -> None:
+    rows = 8
+    program = make_program(columns="n")
+    library = generate(program, host)
+    model = CompiledModel(library.folder, keep=library)
+    for n in (5, 64, 1000):
+        x = np.random.default_rng(n).standard_normal((rows, n), dtype=np.float32)
+        weight = np.asarray(program.weights["w"]).reshape(-1)[: rows * n].reshape(rows, n)
+        np.testing.assert_allclose(model.run({"images:0": x})["class"], x * 2 + weight + x, rtol=1e-6)
+
+
+def test_a_branch_is_taken_by_its_condition(make_map_kernel, host) -> None:
+    shape = (4, 16)
+    buffers = {
+        "c": Buffer("c", (), "bool", storage=Storage.INPUT, tensor="c"),
+        "x": Buffer("x", shape, "float32", storage=Storage.INPUT, tensor="x"),
+        "y": Buffer("y", shape, "float32", storage=Storage.OUTPUT, tensor="y"),
+    }
+    one = tirx.const(1, "float32")
+    program = Program(
+        "branch",
+        (buffers["c"], buffers["x"]),
+        (buffers["y"],),
+        buffers,
+        {},
+        {"up": make_map_kernel("up", lambda a: a + one, *shape), "down": make_map_kernel("down", lambda a: a - one, *shape)},
+        (If("c", (Call("up", ("x", "y"), ("up",)),), (Call("down", ("x", "y"), ("down",)),), "if_1"),),
+        MemoryPlan({"y": 0}, 256),
+    )
+    x = np.arange(64, dtype=np.float32).reshape(shape)
+    library = generate(program, host, trace=True)
+    model = CompiledModel(library.folder, keep=library)
+    for condition, expected in ((True, x + 1), (False, x - 1)):
+        np.testing.assert_array_equal(model.run({"c": np.array(condition), "x": x})["y"], expected)
+        seen = []
+        trace(library, {"c": np.array(condition), "x": x}, lambda step: seen.append((step.number, step.call.nodes)))
+        assert seen == [(0, ("up",)) if condition else (1, ("down",))]
+
+
+def test_views_share_memory_and_an_output_may_be_one(make_map_kernel, host) -> None:
+    """x -> t (arena); its view v is read by the next step; the outputs are t's view, y and the input itself."""
+    shape, flat = (4, 16), (64,)
+    buffers = {
+        "x": Buffer("x", shape, "float32", storage=Storage.INPUT, tensor="x"),
+        "t": Buffer("t", shape, "float32"),
+        "v": Buffer("v", flat, "float32", view_of="t"),
+        "y": Buffer("y", shape, "float32", storage=Storage.OUTPUT, tensor="y"),
+        "flat": Buffer("flat", flat, "float32", storage=Storage.OUTPUT, tensor="flat", view_of="v"),
+        "same": Buffer("same", shape, "float32", storage=Storage.OUTPUT, tensor="same", view_of="x"),
+    }
+    double = make_map_kernel("double", lambda a: a + a, *shape)
+    program = Program(
+        "views",
+        (buffers["x"],),
+        (buffers["y"], buffers["flat"], buffers["same"]),
+        buffers,
+        {},
+        {"double": double},
+        (Call("double", ("x", "t"), ("a",)), Call("double", ("v", "y"), ("b",))),
+        MemoryPlan({"t": 0, "y": 256, "flat": 512, "same": 768}, 1024),
+    )
+    x = np.arange(64, dtype=np.float32).reshape(shape)
+    results = run(program, host, x=x)
+    np.testing.assert_array_equal(results["y"], 4 * x)
+    np.testing.assert_array_equal(results["flat"], (2 * x).reshape(-1))
+    np.testing.assert_array_equal(results["same"], x)
+
+
+def test_a_kernel_may_work_in_place(make_map_kernel, host) -> None:
+    shape = (4, 16)
+    buffers = {
+        "x": Buffer("x", shape, "float32", storage=Storage.INPUT, tensor="x"),
+        "t": Buffer("t", shape, "float32"),
+        "u": Buffer("u", shape, "float32"),
+        "y": Buffer("y", shape, "float32", storage=Storage.OUTPUT, tensor="y"),
+    }
+    program = Program(
+        "in_place",
+        (buffers["x"],),
+        (buffers["y"],),
+        buffers,
+        {},
+        {"double": make_map_kernel("double", lambda a: a + a, *shape)},
+        tuple(Call("double", pair, ("n",)) for pair in (("x", "t"), ("t", "u"), ("u", "y"))),
+        MemoryPlan({"t": 0, "u": 0, "y": 256}, 512),
+    )
+    x = np.arange(64, dtype=np.float32).reshape(shape)
+    np.testing.assert_array_equal(run(program, host, x=x)["y"], 8 * x)
+
+
+def test_a_trace_shows_every_buffer_and_raises_what_the_visitor_raises(make_program, host) -> None:
+    program = make_program()
+    library = generate(program, host, trace=True)
+    x = np.random.default_rng(0).standard_normal((8, 48), dtype=np.float32)
+    steps = []
+    outputs = trace(
+        library,
+        {"images:0": x},
+        lambda step: steps.append((step.call, step.nanoseconds, {k: v.copy() for k, v in step.arrays.items()})),
+        threads=2,
+    )
+    assert [call for call, _, _ in steps] == list(program.calls())
+    assert all(0 < nanoseconds < 10**9 for _, nanoseconds, _ in steps)
+    np.testing.assert_array_equal(steps[0][2]["t"], x * 2 + program.weights["w"])
+    np.testing.assert_array_equal(steps[1][2]["y"], outputs["class"])
+
+    def stop(_step: object) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        trace(library, {"images:0": x}, stop)
+    with pytest.raises(BuildError, match="without trace=True"):
+        trace(generate(program, host), {"images:0": x}, stop)
+
+
+def test_the_generated_c_is_free_of_warnings_in_cpp_too(tmp_path: Path, make_program, host) -> None:
+    library = generate(make_program(), host)
+    (tmp_path / "use.cc").write_text('#include "toy.h"\nint main() { return toy_info()->input_count - 1; }\n')
+    compilers = [[path] for path in (shutil.which("c++"),) if path] + [[sys.executable, "-m", "ziglang", "cc"]]
+    for compiler in compilers:
+        flags = ["-xc++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{library.folder}"]
+        subprocess.run([*compiler, *flags, "-c", "use.cc", "-o", "use.o"], cwd=tmp_path, check=True)
+
+
+def test_equal_weights_are_stored_once_and_all_are_aligned() -> None:
+    a = np.arange(10, dtype=np.float32)
+    table = write_weights({"a": a, "b": np.ones(3, np.int8), "c": a.copy(), "s": np.float64(2.0) * np.ones(())}, io.BytesIO())
+    assert table.offsets["a"] == table.offsets["c"]
+    assert all(offset % 64 == 0 for offset in table.offsets.values())
+    assert table.nbytes == 192
+    other = write_weights({"a": a + 1}, io.BytesIO())
+    assert other.digest != table.digest
+
+
+def test_a_call_with_the_wrong_number_of_arguments_is_refused(make_program, host) -> None:
+    program = make_program()
+    wrong = replace(program, steps=(Call("add", ("x", "y"), ("n",)),))
+    with pytest.raises(BuildError, match="2 arguments, not 3"):
+        generate(wrong, host)
