@@ -21,7 +21,9 @@ def compile(
     ] = None,
     target: TargetOption = "host",
     shape: Shapes = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads the library uses by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Prefix of the library's symbols; the file's name by default.")
+    ] = None,
     passes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these passes, as `lepton passes` names them.")
     ] = None,
@@ -40,8 +42,8 @@ def compile(
         compiled = lepton_compile.compile(
             model,
             target,
+            name=name,
             shapes=shapes,
-            threads=threads,
             passes=read_passes(passes),
             plan=replayed,
             verify=verify,

@@ -67,7 +67,19 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         return SimpleNamespace(save=lambda folder: Path(folder).mkdir())
 
     monkeypatch.setitem(vars(lepton_compile), "compile", compile)
-    options = ["--target", "my.toml", "--shape", "x=1,7", "--passes", "a,b{c=1}", "--verify", "--dump", "steps"]
+    options = [
+        "--target",
+        "my.toml",
+        "--shape",
+        "x=1,7",
+        "--passes",
+        "a,b{c=1}",
+        "--verify",
+        "--dump",
+        "steps",
+        "--name",
+        "net",
+    ]
     outcome = lepton("compile", "m.onnx", "-o", tmp_path / "out", *options)
     assert outcome.code == 0, outcome.err
     del given["progress"]
@@ -79,5 +91,5 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "plan": None,
         "verify": True,
         "dump": Path("steps"),
-        "threads": None,
+        "name": "net",
     }
