@@ -1,0 +1,93 @@
+"""compile(model, target): the table of contents of the compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from lepton_compile.codegen import generate
+from lepton_compile.codegen.names import identifier
+from lepton_compile.lowering import lower
+from lepton_compile.model import Graph, import_model
+from lepton_compile.planning import Plan, adapt
+from lepton_compile.rewriting import Pass
+from lepton_compile.runtime.loader import CompiledModel
+from lepton_compile.target import Target, resolve_target
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Progress = Callable[[str, int, int], None]
+
+
+def compile(
+    model: Source,
+    target: str | os.PathLike[str] | Mapping[str, object] | Target = "host",
+    *,
+    name: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    passes: Sequence[str | Pass] | None = None,
+    plan: Plan | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Compile an ONNX model to a native library.
+
+    Args:
+        model: A path, the bytes of a model, or a model.
+        target: The machine to compile for: a name that `lepton targets` lists ("host" is this machine), a target file, its
+            content as a mapping, or a `Target`.
+        name: Prefix of the library's symbols and name of its files; by default the model's file name or its graph's name.
+        shapes: Sizes of the inputs that have dynamic dimensions.
+        passes: The passes that may take part; None: all.
+        plan: Replay what an earlier compilation decided.
+        threads: Threads that `run` uses by default; None: one per processor that the process may use.
+        verify: Compare with onnxruntime after every pass.
+        dump: A folder that gets the graph after every pass.
+        progress: Called with a stage and how much of how much of it is done.
+
+    Returns:
+        The compiled model, in a temporary folder until it is saved.
+
+    Raises:
+        ModelError, ShapeError: The model cannot be read, or its shapes are not known.
+        UnsupportedOperatorError: It uses operators that cannot be compiled.
+        TargetError: There is no such target.
+        PassError: A pass broke the model.
+        BuildError: A kernel or the library could not be built; names the ONNX nodes.
+    """
+    report = progress or (lambda stage, done, total: None)
+
+    def line(text: str) -> None:
+        report(text, 0, 1)
+
+    target = resolve_target(target)
+    report("importing the model", 0, 1)
+    graph = import_model(model, shapes)
+    graph, plan = adapt(
+        graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line
+    )
+    report("choosing kernels", 0, 1)
+    program = lower(graph, target, identifier(name or _name(model, graph)))
+    library = generate(
+        program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line
+    )
+    return CompiledModel(library.folder, threads=threads, verify=False, keep=library)
+
+
+def _name(model: Source, graph: Graph) -> str:
+    return Path(model).stem if isinstance(model, str | os.PathLike) else graph.name or "model"
+
+
+def _hash(model: Source) -> str:
+    """SHA-256 of the model as it was given."""
+    if isinstance(model, str | os.PathLike):
+        with Path(model).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    content = model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
+    return hashlib.sha256(content).hexdigest()
