@@ -15,8 +15,10 @@ from lepton_compile.lowering.operators.registry import Operation, operator
 from lepton_compile.lowering.operators.shape import numpy_name
 
 _SUPPORTED = frozenset(
-    ("bool", "float16", "bfloat16", "float32", "float64")
-    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+    [
+        *("bool", "float16", "bfloat16", "float32", "float64"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    ]
 )
 _TWO_TO_63 = 2.0**63
 

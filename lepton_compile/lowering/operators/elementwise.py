@@ -48,14 +48,24 @@ def divide(_: Operation, a: te.Tensor, b: te.Tensor) -> te.Tensor:
     return pointwise(tirx.truncdiv, a, b, name="divide")
 
 
+def _floor_remainder(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
+    """The remainder with the sign of the divisor, as Python's %."""
+    zero = tirx.const(0, str(x.expr_ty()))
+
+    def signed(r: tirx.Expr) -> tirx.Expr:
+        return tirx.Select(tirx.any(tirx.all(r < zero, y > zero), tirx.all(r > zero, y < zero)), r + y, r)
+
+    return let(vector_math.libm("fmod", x, y), signed)
+
+
 @operator("Mod")
 def modulo(node: Operation, a: te.Tensor, b: te.Tensor) -> te.Tensor:
-    """The remainder: with the sign of B (`fmod` 0, integers only), or with that of A, as C's."""
+    """The remainder: with the sign of B, or with that of A, as C's (`fmod`)."""
+    like_c = node.attribute("fmod", 0)
     if is_float(dtype_of(a)):
-        if not node.attribute("fmod", 0):
-            raise node.unsupported("floating-point operands need the attribute fmod = 1")
-        return float_pointwise(lambda x, y: vector_math.libm("fmod", x, y), a, b, name="modulo")
-    return pointwise(tirx.truncmod if node.attribute("fmod", 0) else tirx.floormod, a, b, name="modulo")
+        remainder = (lambda x, y: vector_math.libm("fmod", x, y)) if like_c else _floor_remainder
+        return float_pointwise(remainder, a, b, name="modulo")
+    return pointwise(tirx.truncmod if like_c else tirx.floormod, a, b, name="modulo")
 
 
 @operator("Neg")
@@ -212,8 +222,9 @@ def where(_: Operation, condition: te.Tensor, x: te.Tensor, y: te.Tensor) -> te.
 def identity(node: Operation, x: te.Tensor, *_: te.Tensor | None) -> te.Tensor | tuple[te.Tensor, ...]:
     """The input. Dropout does nothing in inference; its mask keeps everything."""
     if node.op_type == "Dropout":
-        training = node.known(2)
-        if training is not None and bool(training.ravel()[0]):
+        ratio, training = node.known(1), node.known(2)
+        keeps_all = ratio is not None and float(ratio.ravel()[0]) == 0
+        if training is not None and bool(training.ravel()[0]) and not keeps_all:
             raise node.unsupported("training mode draws random numbers")
     if node.outputs == 1:
         return x

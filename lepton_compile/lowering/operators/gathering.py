@@ -16,7 +16,7 @@ from lepton_compile.lowering.operators.registry import Operation, operator
 
 
 def from_the_front(index: tirx.Expr, size: int, known: npt.NDArray[np.generic] | None = None) -> tirx.Expr:
-    """An index of data as int32, negative ones counted from the end; `known` are its values where they are constants."""
+    """An index of data as int32, negative ones counted from the end; `known`: its values if they are constants."""
     narrow = cast(index, "int32")
     if known is not None and known.size and int(known.min()) >= 0:
         return narrow
@@ -158,7 +158,7 @@ def scattered(
                 rest = tirx.floordiv(rest, extent)
             return tirx.if_then_else(found >= 0, load(updates, *place(i, position[::-1])), load(x, *i))
 
-        return let(load(last, *i), chosen)
+        return chosen(load(last, *i))
 
     return te.compute(shape, element, name="scatter")
 
@@ -204,7 +204,7 @@ def scatter_nd(node: Operation, x: te.Tensor, indices: te.Tensor, updates: te.Te
 
 @operator("CumSum")
 def cumulative_sum(node: Operation, x: te.Tensor, _: te.Tensor) -> te.Tensor:
-    """Sums of all elements up to each one: a reduction whose terms past it are zero, so that elements stay independent."""
+    """Sums of all elements up to each one: a reduction whose terms past it are zero, so that elements are independent."""
     shape, dtype = shape_of(x), dtype_of(x)
     axis = normalise_axis(node.integers(1, "the axis")[0], len(shape))
     exclusive, backwards = node.attribute("exclusive", 0), node.attribute("reverse", 0)

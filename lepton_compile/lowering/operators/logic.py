@@ -65,12 +65,22 @@ def bitwise_not(_: Operation, x: te.Tensor) -> te.Tensor:
 
 @operator("BitShift")
 def bit_shift(node: Operation, x: te.Tensor, y: te.Tensor) -> te.Tensor:
-    """Unsigned integers shifted by Y bits."""
-    shift = tirx.shift_left if node.attribute("direction") == "LEFT" else tirx.shift_right
+    """X shifted by Y bits; where Y is no number of bits within the type, all of them are shifted out."""
     dtype = dtype_of(x)
-    # Arithmetic on types below 32 bits is done in 32, and cast back.
-    wide = dtype if dtype in ("uint32", "uint64") else "uint32"
-    return pointwise(lambda v, n: cast(shift(cast(v, wide), cast(n, wide)), dtype), x, y, name="bit_shift")
+    bits = int(dtype.removeprefix("u").removeprefix("int"))
+    # C shifts narrow types in 32 bits.
+    wide = dtype.replace(str(bits), str(max(bits, 32)))
+    zero, most = tirx.const(0, wide), tirx.const(bits - 1, wide)
+
+    def element(v: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
+        out_of_range = tirx.any(n < zero, n > most)
+        amount = tirx.Select(out_of_range, most, n)
+        if node.attribute("direction") == "LEFT":
+            return tirx.Select(out_of_range, zero, tirx.shift_left(v, amount))
+        shifted = tirx.shift_right(v, amount)
+        return shifted if dtype.startswith("int") else tirx.Select(out_of_range, zero, shifted)
+
+    return pointwise(lambda v, n: cast(element(cast(v, wide), cast(n, wide)), dtype), x, y, name="bit_shift")
 
 
 @operator("IsNaN")

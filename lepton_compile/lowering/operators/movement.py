@@ -73,7 +73,7 @@ def slice_operator(node: Operation, x: te.Tensor, *_: te.Tensor | None) -> te.Te
 
 
 def _end(end: int, step: int) -> int | None:
-    """The end of a Python slice: ONNX writes "to the front" as the smallest integer, which Python's slices clip as well."""
+    """The end of a Python slice: "up to the first element", backwards, is the smallest integer in ONNX."""
     return None if step < 0 and end <= -(2**31) + 1 else end
 
 
@@ -146,10 +146,11 @@ def depth_to_space(node: Operation, x: te.Tensor) -> te.Tensor:
 
 @operator("SpaceToDepth")
 def space_to_depth(node: Operation, x: te.Tensor) -> te.Tensor:
-    """Blocks of space gathered into channels."""
+    """Blocks of space gathered into channels; the inverse of DepthToSpace in the same mode."""
     n, c, h, w = shape_of(x)
     b = int(node.attribute("blocksize"))
-    gathered = transpose_to(reshape_to(x, (n, c, h // b, b, w // b, b)), (0, 3, 5, 1, 2, 4))
+    order = (0, 3, 5, 1, 2, 4) if node.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    gathered = transpose_to(reshape_to(x, (n, c, h // b, b, w // b, b)), order)
     return reshape_to(gathered, (n, c * b * b, h // b, w // b))
 
 

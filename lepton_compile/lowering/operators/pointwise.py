@@ -83,8 +83,8 @@ def fill(shape: Sequence[int], value: int | float | bool, dtype: str) -> te.Tens
 def small_constant(array: npt.NDArray[np.generic]) -> te.Tensor:
     """A tensor of known values as expressions of its index: only sensible for a few elements."""
     values, dtype = array.ravel().tolist(), str(array.dtype)
-    if len(set(values)) == 1:
-        return fill(array.shape, values[0], dtype)
+    if len(set(values)) <= 1:
+        return fill(array.shape, values[0] if values else 0, dtype)
 
     def element(*indices: tirx.Expr) -> tirx.Expr:
         flat = flatten_index(indices, array.shape)

@@ -1,4 +1,4 @@
-"""Reductions. Each is one te.compute with a reduction for its body, between computes that prepare and finish elements."""
+"""Reductions: one te.compute with a reduction for its body, between computes that prepare and finish elements."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reduce_axes(
     of: Callable[[tirx.Expr], tirx.Expr] = lambda v: v,
     name: str = "reduce",
 ) -> te.Tensor:
-    """`reducer` over `axes` (counted from the front) of `of` of the elements; no axes at all leave the tensor's shape."""
+    """`reducer` over `axes` (counted from the front) of `of` of the elements; no axes leave the tensor's shape."""
     shape = shape_of(x)
     if not axes:
         return te.compute(shape, lambda *i: of(load(x, *i)), name=name)
@@ -88,7 +88,7 @@ def square(x: tirx.Expr) -> tirx.Expr:
 
 
 def reduced_axes(node: Operation, x: te.Tensor) -> tuple[int, ...]:
-    """The axes that a Reduce operator names, from the front; all of them where it names none and does not say otherwise."""
+    """The axes that a Reduce operator names, from the front; all where it names none and does not say otherwise."""
     rank = len(x.shape)
     axes = node.attribute("axes")
     if axes is None and len(node.constants) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -170,6 +171,6 @@ def eye_like(node: Operation, x: te.Tensor) -> te.Tensor:
     return te.compute(shape_of(x), lambda i, j: cast(j - i == k, dtype), name="eye")
 
 
-def numpy_name(element_type: int) -> str:
+def numpy_name(element_type: Any) -> str:
     """Numpy's name of an ONNX element type."""
     return str(onnx.helper.tensor_dtype_to_np_dtype(element_type))

@@ -41,14 +41,34 @@ def test_random(compare, rng, op_type, attributes):
 
 @pytest.mark.parametrize(("op_type", "attributes"), CASES)
 def test_special_values(compare, op_type, attributes):
-    if op_type == "ThresholdedRelu":
-        pytest.skip("see test_thresholded_relu_of_nan")
     compare(op_type, SPECIAL, **attributes)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-@pytest.mark.parametrize("op_type", ["Relu", "Sigmoid", "Tanh", "Elu", "HardSigmoid"])
+@pytest.mark.parametrize(
+    ("op_type", "dtype"),
+    [
+        ("Relu", "float16"),
+        ("Relu", "float64"),
+        ("Sigmoid", "float16"),
+        ("Sigmoid", "float64"),
+        ("Tanh", "float16"),
+        ("Tanh", "float64"),
+        ("Softplus", "float64"),
+    ],
+)
 def test_other_types(compare, rng, op_type, dtype):
-    if dtype == np.float16 and op_type in ("Elu", "HardSigmoid"):
-        pytest.skip("onnxruntime has no float16 kernel on CPUs")
     compare(op_type, sample(rng).astype(dtype))
+
+
+@pytest.mark.parametrize("slope", [(1,), (5, 1), (5, 7), (3, 5, 7)])
+def test_prelu_broadcasts_its_slope(compare, rng, slope):
+    compare("PRelu", sample(rng), sample(rng, slope))
+
+
+def test_prelu_special_values(compare):
+    compare("PRelu", SPECIAL, np.full(1, 0.25, np.float32))
+
+
+def test_swish_is_x_times_sigmoid(compare, rng):
+    x = sample(rng)
+    compare("Swish", x, expected=[x / (1 + np.exp(-1.5 * x))], alpha=1.5)
