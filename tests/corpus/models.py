@@ -1,0 +1,52 @@
+"""Which models there are, and where their files lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+from filelock import FileLock
+from pretrained import PRETRAINED, cache_folder, fetch
+
+from corpus import light, minilm
+
+LIGHT_NETS = tuple(f"light-{name}" for name in light.NETS)
+SILEROS = tuple(name for name in PRETRAINED if name.startswith("silero"))
+REAL_CNNS = ("ppocr-det", "ppocr-rec", "ppocr-cls", "nudenet", "open-nsfw")
+CNNS = REAL_CNNS + LIGHT_NETS
+NAMES = (*REAL_CNNS, *SILEROS, "magika", "minilm", *LIGHT_NETS)
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every input of a model."""
+    if name == "minilm":
+        return dict.fromkeys(minilm.INPUTS, (1, 128))
+    if name in LIGHT_NETS:
+        return {light.NETS[name.removeprefix("light-")]: (1, 3, 224, 224)}
+    return dict(PRETRAINED[name].shapes)
+
+
+def model_path(name: str) -> Path:
+    """The model's file, fetched or built if it is not in the cache yet."""
+    if name == "minilm":
+        return _built(name, minilm, lambda: minilm.build(fetch("minilm-weights")))
+    if name in LIGHT_NETS:
+        return _built(name, light, lambda: light.build(name.removeprefix("light-")))
+    return fetch(name)
+
+
+def _built(name: str, builder: ModuleType, build: Callable[[], onnx.ModelProto]) -> Path:
+    """A model that is made, not fetched; made anew when what makes it has changed."""
+    source = hashlib.sha256(Path(str(builder.__file__)).read_bytes()).hexdigest()[:12]
+    path = cache_folder() / f"{name}-{source}.onnx"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            for outdated in path.parent.glob(f"{name}-*.onnx"):
+                outdated.unlink()
+            beside = path.with_suffix(".partial")
+            onnx.save(build(), beside)
+            beside.rename(path)
+    return path
