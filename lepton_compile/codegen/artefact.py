@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lepton_compile.codegen.driver import Facts, driver, kernel_symbol, root
 from lepton_compile.codegen.interface import API, TRACE_API, header, make_interface, onnx_name
-from lepton_compile.codegen.linking import link_library
+from lepton_compile.codegen.linking import Toolchain
 from lepton_compile.codegen.pool import KERNEL_LIMIT, Task, workers
 from lepton_compile.codegen.weights import WeightTable, weights_assembly, write_weights
 from lepton_compile.errors import LeptonError
@@ -72,6 +72,7 @@ def generate(
     target: Target,
     *,
     trace: bool = False,
+    static: bool = False,
     model_hash: str = "",
     plan: Mapping[str, object] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -84,6 +85,7 @@ def generate(
         target: The machine that it is for.
         trace: Whether the library can report after every step (`lepton_compile.codegen.trace`), which costs a little
             time.
+        static: Whether to add a static library libNAME.a, for programs that bring no shared libraries.
         model_hash: SHA-256 of the ONNX model, for the manifest and NAME_info.
         plan: What goes into plan.json.
         progress: Called with a line of text at long steps.
@@ -98,7 +100,7 @@ def generate(
     """
     with tempfile.TemporaryDirectory(prefix="lepton-build-") as scratch:
         try:
-            return _generate(Path(scratch), program, target, trace, model_hash, plan, progress, kernel_limit)
+            return _generate(Path(scratch), program, target, trace, static, model_hash, plan, progress, kernel_limit)
         except OSError as error:
             raise LeptonError(f"the library can not be written: {error}", path=error.filename) from error
 
@@ -108,6 +110,7 @@ def _generate(
     program: Program,
     target: Target,
     trace: bool,
+    static: bool,
     model_hash: str,
     plan: Mapping[str, object] | None,
     progress: Callable[[str], None] | None,
@@ -126,21 +129,21 @@ def _generate(
     library = f"lib{name}.so"
     (scratch / f"{name}.h").write_text(header(program, interface, description=described))
     (scratch / f"{name}.c").write_text(driver(program, interface, weights, facts, trace=trace))
-    link_library(
-        scratch,
-        [f"{name}.c", "weights.S", *objects],
-        library,
-        triple=target.triple,
-        zig_triple=target.zig_triple(),
-        exports=[f"{name}_{function}" for function in (*API, *(TRACE_API if trace else ()))],
-        progress=progress,
-    )
+    tools = Toolchain(scratch, target.triple, target.zig_triple(), progress)
+    tools.compile(f"{name}.c", "driver.o")
+    tools.compile("weights.S", "weights.o")
+    objects = ["driver.o", "weights.o", *objects]
+    tools.link(objects, library, [f"{name}_{function}" for function in (*API, *(TRACE_API if trace else ()))])
+    files = [library, f"{name}.h", f"{name}.c"]
+    if static:
+        tools.archive(objects, f"lib{name}.a")
+        files.append(f"lib{name}.a")
 
     manifest = _manifest(program, target, weights, model_hash, version, (scratch / library).read_bytes(), trace)
     folder = Path(tempfile.mkdtemp(prefix="lepton-"))
     result = Library(name, folder, manifest, program)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
-    for file in (library, f"{name}.h", f"{name}.c"):
+    for file in files:
         shutil.move(scratch / file, folder / file)
     _write_json(folder / "manifest.json", manifest)
     if plan is not None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
@@ -87,67 +88,86 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def link_library(
-    folder: Path,
-    sources: Sequence[str],
-    library: str,
-    *,
-    triple: str,
-    zig_triple: str,
-    exports: Sequence[str],
-    progress: Callable[[str], None] | None = None,
-) -> None:
-    """Build a shared library inside `folder`; all names are relative to it, so that no path gets into the bytes.
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler for one target, working inside one folder so that no path gets into the bytes.
 
-    Args:
-        folder: Where the sources lie and the library goes.
-        sources: C, assembler and object files.
-        library: File name of the library.
-        triple: The target's triple.
-        zig_triple: The same in zig's spelling.
-        exports: The symbols that stay visible.
+    Attributes:
+        folder: Where sources lie and results go; all names are relative to it.
+        triple: The target's triple, like "x86_64-linux-gnu".
+        zig_triple: The same in zig's spelling, which may name a C library version.
         progress: Called with a line when zig sets itself up for the target.
-
-    Raises:
-        BuildError: When the compiler or linker fails.
     """
-    names = " ".join(f"{name};" for name in exports)
-    (folder / "exports.map").write_text(f"{{ global: {names} local: *; }};\n")
-    shutil.copytree(RUNTIME_FOLDER, folder / "runtime", ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
-    compiler = compiler_command(triple, zig_triple)
-    command = [
-        *compiler,
-        *("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", *WARNINGS, "-Iruntime"),
-        *(
-            "-shared",
-            "-s",
-            f"-Wl,-soname,{library}",
-            "-Wl,--version-script=exports.map",
-            "-Wl,--gc-sections",
-            "-Wl,-Bsymbolic",
-        ),
-        *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--as-needed"),
-        *sources,
-        *("-o", library, "-lm", "-lpthread"),
-    ]
-    if compiler[0] != sys.executable:
-        command.append("-static-libgcc")
-    notice = None
-    if progress is not None and compiler[0] == sys.executable:
-        line = f"linking for {zig_triple}: zig builds its C library, once per target, in about half a minute"
-        notice = threading.Timer(_FIRST_TIME, progress, [line])
-        notice.daemon = True
-        notice.start()
-    try:
-        done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BuildError(f"the C compiler {compiler[0]} can not be run: {error}", command=command) from error
-    finally:
-        if notice is not None:
-            notice.cancel()
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
-        reason = (lines or done.stderr.splitlines() or ["no message"])[0]
-        raise BuildError(
-            f"linking {library} for {triple} failed: {reason}", command=command, output=done.stderr, reason=reason
-        )
+
+    folder: Path
+    triple: str
+    zig_triple: str
+    progress: Callable[[str], None] | None = None
+
+    def compile(self, source: str, result: str) -> None:
+        """Compile one C or assembler source to an object.
+
+        Raises:
+            BuildError: When the compiler fails.
+        """
+        runtime = self.folder / "runtime"
+        if not runtime.exists():
+            shutil.copytree(RUNTIME_FOLDER, runtime, ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
+        # Functions in sections of their own, so that the linker drops those of the runtime that nobody calls.
+        flags = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", *WARNINGS, "-Iruntime"]
+        self._run([*self._compiler(), *flags, "-c", source, "-o", result], f"compiling {source}")
+
+    def link(self, objects: Sequence[str], library: str, exports: Sequence[str]) -> None:
+        """Link a shared library that shows the symbols `exports` and no others.
+
+        Raises:
+            BuildError: When the linker fails.
+        """
+        names = " ".join(f"{name};" for name in exports)
+        (self.folder / "exports.map").write_text(f"{{ global: {names} local: *; }};\n")
+        flags = ["-shared", "-s", f"-Wl,-soname,{library}", "-Wl,--version-script=exports.map", "-Wl,--gc-sections"]
+        flags += ["-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--as-needed"]
+        compiler = self._compiler()
+        if compiler[0] != sys.executable:
+            flags.append("-static-libgcc")
+        self._run([*compiler, *flags, *objects, "-o", library, "-lm", "-lpthread"], f"linking {library}")
+
+    def archive(self, objects: Sequence[str], library: str) -> None:
+        """Collect objects into a static library, without dates or owners.
+
+        Raises:
+            BuildError: When the archiver fails.
+        """
+        self._run([sys.executable, "-m", "ziglang", "ar", "rcsD", library, *objects], f"collecting {library}")
+
+    def _compiler(self) -> list[str]:
+        return compiler_command(self.triple, self.zig_triple)
+
+    def _run(self, command: list[str], doing: str) -> None:
+        notice = None
+        if self.progress is not None and command[0] == sys.executable:
+            line = f"setting up zig for {self.zig_triple}: it builds the C library once per target, in half a minute"
+            notice = threading.Timer(_FIRST_TIME, self.progress, [line])
+            notice.daemon = True
+            notice.start()
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except OSError as error:
+            raise BuildError(f"{doing} for {self.triple} failed: {error}", command=command) from error
+        finally:
+            if notice is not None:
+                notice.cancel()
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
+            reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+            raise BuildError(
+                f"{doing} for {self.triple} failed: {reason}", command=command, output=done.stderr, reason=reason
+            )

@@ -53,7 +53,13 @@ def test_any_names_become_distinct_identifiers(names: list[str]) -> None:
 
 
 def test_words_of_c_and_cpp_are_no_field_names() -> None:
-    assert [identifier(name) for name in ("class", "int", "0:x", "", "a//b")] == ["class_", "int_", "t0_x", "tensor", "a_b"]
+    assert [identifier(name) for name in ("class", "int", "0:x", "", "a//b")] == [
+        "class_",
+        "int_",
+        "t0_x",
+        "tensor",
+        "a_b",
+    ]
 
 
 def test_strings_survive_the_compiler() -> None:
@@ -90,7 +96,10 @@ def test_a_branch_is_taken_by_its_condition(make_map_kernel, host) -> None:
         (buffers["y"],),
         buffers,
         {},
-        {"up": make_map_kernel("up", lambda a: a + one, *shape), "down": make_map_kernel("down", lambda a: a - one, *shape)},
+        {
+            "up": make_map_kernel("up", lambda a: a + one, *shape),
+            "down": make_map_kernel("down", lambda a: a - one, *shape),
+        },
         (If("c", (Call("up", ("x", "y"), ("up",)),), (Call("down", ("x", "y"), ("down",)),), "if_1"),),
         MemoryPlan({"y": 0}, 256),
     )
@@ -191,7 +200,9 @@ def test_the_generated_c_is_free_of_warnings_in_cpp_too(tmp_path: Path, make_pro
 
 def test_equal_weights_are_stored_once_and_all_are_aligned() -> None:
     a = np.arange(10, dtype=np.float32)
-    table = write_weights({"a": a, "b": np.ones(3, np.int8), "c": a.copy(), "s": np.float64(2.0) * np.ones(())}, io.BytesIO())
+    table = write_weights(
+        {"a": a, "b": np.ones(3, np.int8), "c": a.copy(), "s": np.float64(2.0) * np.ones(())}, io.BytesIO()
+    )
     assert table.offsets["a"] == table.offsets["c"]
     assert all(offset % 64 == 0 for offset in table.offsets.values())
     assert table.nbytes == 192

@@ -1,0 +1,182 @@
+"""The folder: what is in it, what the library needs, how it is written, and that it is the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_compile.codegen import Library, generate
+from lepton_compile.codegen.linking import compiler_command, host_architecture
+from lepton_compile.errors import BuildError, LeptonError, TargetError
+from lepton_compile.runtime.loader import CompiledModel, load
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+
+@pytest.fixture(scope="module")
+def library(make_program, host) -> Library:
+    return generate(make_program(), host, model_hash="ab12", plan={"steps": []})
+
+
+def output(*command: str, **options: object) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout  # type: ignore[call-overload]
+
+
+def test_the_folder_is_complete(library: Library) -> None:
+    assert sorted(path.name for path in library.folder.iterdir()) == [
+        "libtoy.so",
+        "manifest.json",
+        "plan.json",
+        "toy.c",
+        "toy.h",
+    ]
+    manifest = json.loads((library.folder / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(library.manifest))
+    assert manifest["library"]["sha256"] == hashlib.sha256(library.path.read_bytes()).hexdigest()
+    assert manifest["model"]["sha256"] == "ab12"
+    assert manifest["inputs"] == [{"name": "images:0", "dtype": "float32", "shape": [8, 48]}]
+    assert manifest["memory"]["arena_bytes"] == 3072
+    assert set(manifest["versions"]) == {"lepton_compile", "tvm", "onnx", "llvm"}
+
+
+def test_the_library_needs_the_c_library_alone(library: Library) -> None:
+    needed = {line.split()[0] for line in output("ldd", str(library.path)).splitlines()}
+    allowed = ("linux-vdso", "libc.so", "libm.so", "libpthread", "/lib", "ld-linux")
+    assert all(name.startswith(allowed) for name in needed), needed
+
+
+def test_only_the_interface_is_exported(library: Library) -> None:
+    lines = output("nm", "-D", "--defined-only", str(library.path)).splitlines()
+    assert sorted(line.split()[-1] for line in lines) == [
+        f"toy_{n}" for n in ("create", "destroy", "error", "info", "run")
+    ]
+    assert b"/tmp" not in library.path.read_bytes()
+
+
+def test_the_same_program_gives_the_same_bytes(library: Library, make_program, host) -> None:
+    again = generate(make_program(), host, model_hash="ab12", plan={"steps": []})
+    assert again.folder != library.folder
+    for path in library.folder.iterdir():
+        assert path.read_bytes() == (again.folder / path.name).read_bytes(), path.name
+
+
+def test_zig_alone_is_enough(library: Library, make_program, host, monkeypatch, tmp_path: Path) -> None:
+    """No compiler on the path, and a home that can not be written."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ZIG_GLOBAL_CACHE_DIR", raising=False)
+    assert compiler_command(host.triple, host.triple)[0] == sys.executable
+    built = generate(make_program(), host)
+    x = np.ones((8, 48), np.float32)
+    expected = load(library.folder).run({"images:0": x})["class"]
+    np.testing.assert_array_equal(CompiledModel(built.folder).run({"images:0": x})["class"], expected)
+    lines = output("/usr/bin/nm", "-D", "--defined-only", str(built.path)).splitlines()
+    assert sorted(line.split()[-1] for line in lines) == [
+        f"toy_{n}" for n in ("create", "destroy", "error", "info", "run")
+    ]
+
+
+def test_a_library_is_removed_with_its_value(make_program, host) -> None:
+    library = generate(make_program(), host)
+    folder = library.folder
+    model = CompiledModel(folder, keep=library)
+    del library
+    assert folder.exists()
+    del model
+    assert not folder.exists()
+
+
+def test_saving_replaces_a_compiled_model_and_nothing_else(library: Library, tmp_path: Path) -> None:
+    library.save(tmp_path / "a.lepton")
+    (tmp_path / "a.lepton" / "stale").write_text("")
+    library.save(tmp_path / "a.lepton")
+    assert not (tmp_path / "a.lepton" / "stale").exists()
+    load(tmp_path / "a.lepton").save(tmp_path / "deep" / "b.lepton")
+    assert load(tmp_path / "deep" / "b.lepton").manifest == library.manifest
+    (tmp_path / "empty").mkdir()
+    library.save(tmp_path / "empty")
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("meow")
+    with pytest.raises(LeptonError, match="holds other files"):
+        library.save(tmp_path / "photos")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(LeptonError, match="is a file"):
+        library.save(tmp_path / "file")
+    with pytest.raises(LeptonError, match="can not be written"):
+        library.save(tmp_path / "file" / "inside")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lepton", "deep", "empty", "file", "photos"]
+
+
+def test_a_failed_save_leaves_the_old_model(library: Library, tmp_path: Path, monkeypatch) -> None:
+    library.save(tmp_path / "a.lepton")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a.lepton").iterdir()}
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(LeptonError, match="No space left on device"):
+        library.save(tmp_path / "a.lepton")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a.lepton").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.lepton"]
+
+
+def test_a_compiler_that_fails_is_reported_in_a_line(make_program, host, tmp_path: Path, monkeypatch) -> None:
+    """A compiler that passes the probe and fails after it."""
+    fake = tmp_path / "cc"
+    fake.write_text("#!/bin/sh\ncase \"$*\" in *probe*) exit 0;; esac\necho 'ld: error: out of luck' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(BuildError, match=r"compiling toy.c for .* failed: ld: error: out of luck"):
+        generate(make_program(), host)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_examples_build_without_warnings_and_run(library: Library, make_program, host, tmp_path: Path) -> None:
+    library.save(tmp_path / "toy.lepton")
+    generate(make_program("other", rows=4, columns=32), host).save(tmp_path / "other.lepton")
+    run_model = ["-DMODEL=toy", '-DMODEL_HEADER="toy.h"', "-Itoy.lepton", str(EXAMPLES / "run_model.c")]
+    output("cc", *STRICT, *run_model, "-Ltoy.lepton", "-ltoy", "-o", "run_model", cwd=tmp_path)
+    environment = {**os.environ, "LD_LIBRARY_PATH": "toy.lepton:other.lepton"}
+    lines = output("./run_model", "3", cwd=tmp_path, env=environment).splitlines()
+    assert lines[0].startswith("toy for stand-in")
+    assert lines[1] == "class 0 1.03 2.06 3.09 4.12 5.15 6.18 7.21"
+    two_models = ["-DFIRST=toy", '-DFIRST_HEADER="toy.h"', "-DSECOND=other", '-DSECOND_HEADER="other.h"']
+    two_models += ["-Itoy.lepton", "-Iother.lepton", str(EXAMPLES / "two_models.c")]
+    libraries = ["-Ltoy.lepton", "-ltoy", "-Lother.lepton", "-lother", "-lpthread"]
+    output("cc", *STRICT, *two_models, *libraries, "-o", "two_models", cwd=tmp_path)
+    assert output("./two_models", cwd=tmp_path, env=environment) == "200 runs of each model\n"
+
+
+@pytest.mark.parametrize(("architecture", "cpu", "features"), [
+    ("aarch64", "cortex-a53", ()),
+    ("riscv64", "generic-rv64", ("+m", "+a", "+f", "+d", "+c")),
+])  # fmt: skip
+def test_foreign_libraries_run_under_an_emulator(
+    make_program, make_target, tmp_path: Path, architecture: str, cpu: str, features: tuple[str, ...]
+) -> None:
+    emulator = shutil.which(f"qemu-{architecture}-static") or shutil.which(f"qemu-{architecture}")
+    if architecture == host_architecture() or emulator is None:
+        pytest.skip("needs qemu-user and a foreign architecture")
+    triple = f"{architecture}-linux-gnu"
+    library = generate(make_program(), make_target(triple, cpu, features), static=True)
+    with pytest.raises(TargetError, match="this machine is"):
+        load(library.folder).run({"images:0": np.zeros((8, 48), np.float32)})
+    # The emulator has no C library of that machine, so the program is static, which zig does with musl.
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture}-linux-musl", "-static"]
+    flags = [*STRICT, "-DMODEL=toy", '-DMODEL_HEADER="toy.h"', f"-I{library.folder}", str(EXAMPLES / "run_model.c")]
+    output(*compiler, *flags, str(library.folder / "libtoy.a"), "-o", "run_model", cwd=tmp_path)
+    lines = output(emulator, "./run_model", "20", cwd=tmp_path).splitlines()
+    assert lines[1] == "class 0 1.03 2.06 3.09 4.12 5.15 6.18 7.21"
