@@ -42,11 +42,11 @@ def build(net: str) -> onnx.ModelProto:
             shape = tuple(int(size) for size in constants.pop(node.input[0]))
             constants[node.output[0]] = _random_constant(role[node.output[0]], shape, random)
 
-    image = random.standard_normal((1, 3, 224, 224), np.float32)
-    values = {NETS[net]: image}
+    runs = [{NETS[net]: image} for image in (_noise(random), _picture(random), _picture(random))]
     for node in nodes:
-        _scale(node, values, constants)
-        values.update(_run(node, values, constants))
+        _scale(node, runs, constants)
+        for values in runs:
+            values[node.output[0]] = _run(node, values, constants)
 
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
@@ -57,6 +57,16 @@ def build(net: str) -> onnx.ModelProto:
     model.ir_version = 8  # from 4 on, an initializer need not be an input
     onnx.checker.check_model(model)
     return model
+
+
+def _noise(random: np.random.Generator, size: int = 224) -> np.ndarray:
+    return random.standard_normal((1, 3, size, size), np.float32)
+
+
+def _picture(random: np.random.Generator) -> np.ndarray:
+    """Noise at every scale, with as much power in each octave: the spectrum of photographs."""
+    octaves = [_noise(random, 224 // zoom).repeat(zoom, axis=2).repeat(zoom, axis=3) for zoom in (1, 4, 16, 56, 224)]
+    return (np.sum(octaves, axis=0) / len(octaves) ** 0.5).astype(np.float32)
 
 
 def _roles(nodes: list[onnx.NodeProto]) -> dict[str, tuple[str, int]]:
@@ -82,21 +92,19 @@ def _random_constant(role: tuple[str, int], shape: tuple[int, ...], random: np.r
             return random.standard_normal(shape, np.float32) * np.float32(0.1)
 
 
-def _scale(node: onnx.NodeProto, values: dict[str, np.ndarray], constants: dict[str, np.ndarray]) -> None:
+def _scale(node: onnx.NodeProto, runs: list[dict[str, np.ndarray]], constants: dict[str, np.ndarray]) -> None:
     """Set what normalises: the size of a layer's weights, the statistics of a BatchNormalization."""
     if node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
-        (made,) = _run(node, values, constants).values()
+        made = np.concatenate([_run(node, values, constants) for values in runs])
         constants[node.input[1]] = constants[node.input[1]] / np.float32(made.std())
     elif node.op_type == "BatchNormalization":
-        seen = values[node.input[0]]
+        seen = np.concatenate([values[node.input[0]] for values in runs])
         constants[node.input[3]] = seen.mean(axis=(0, 2, 3), dtype=np.float64).astype(np.float32)
-        # A channel that is the same everywhere on this image is not so on all.
-        constants[node.input[4]] = (seen.var(axis=(0, 2, 3), dtype=np.float64) + 0.1).astype(np.float32)
+        # Other images differ more.
+        constants[node.input[4]] = (2 * seen.var(axis=(0, 2, 3), dtype=np.float64) + 0.1).astype(np.float32)
 
 
-def _run(
-    node: onnx.NodeProto, values: dict[str, np.ndarray], constants: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _run(node: onnx.NodeProto, values: dict[str, np.ndarray], constants: dict[str, np.ndarray]) -> np.ndarray:
     """What one node computes."""
     inputs = {name: values[name] if name in values else constants[name] for name in node.input}
     model = onnx.helper.make_model(
@@ -113,4 +121,5 @@ def _run(
         ir_version=8,
     )
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return {node.output[0]: session.run(None, inputs)[0]}
+    (value,) = session.run(None, inputs)
+    return np.asarray(value)
