@@ -1,0 +1,216 @@
+"""What a model is compiled for: `Target`, and the resources, the policy and the budget that come with it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+
+from lepton_compile.target import llvm
+from lepton_compile.target.processors import level_features
+from lepton_compile.target.quantities import format_quantity
+from lepton_compile.target.toml_writer import toml_text
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+
+# The first C library that has everything a library uses, so that it runs on old systems too: 2.17 is of 2012 and the
+# first for aarch64 (manylinux2014 stands on it), 2.27 the first for riscv64.
+_GLIBC = {"x86_64": "2.17", "aarch64": "2.17", "riscv64": "2.27"}
+
+_VECTOR_BYTES = {"scalar": 16, "sse4.2": 16, "neon": 16, "avx2": 32, "avx512": 64}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a machine has to compute with.
+
+    Attributes:
+        cores: Physical cores.
+        threads: Threads that can usefully run at once; logical processors within the limits of affinity and cgroups.
+        l1d_bytes: Size of one core's level-1 data cache.
+        l2_bytes: Size of one level-2 cache.
+        l3_bytes: Size of one level-3 cache; 0 where there is none.
+        frequency_hz: The cores' highest sustained frequency; None where it is not known.
+        memory_bytes: Memory that a process can use; None where it is not known.
+        bandwidth_bytes_per_s: What all cores together stream from memory; None where it is not known.
+    """
+
+    cores: int
+    threads: int
+    l1d_bytes: int = 32 * 1024
+    l2_bytes: int = 256 * 1024
+    l3_bytes: int = 0
+    frequency_hz: int | None = None
+    memory_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What approximate passes may do on a target; only ever under an accuracy contract.
+
+    Attributes:
+        precision: The precisions to compute in, the preferred one first; of `PRECISIONS`.
+        max_drop: The most that the metric may drop, as a share of 1.
+    """
+
+    precision: tuple[str, ...] = ("int8", "float32")
+    max_drop: float = 0.01
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost on a target; None where there is no limit.
+
+    Attributes:
+        latency_s: Seconds that a run may take.
+        memory_bytes: Peak memory of a run, weights included.
+        size_bytes: Size of the library.
+    """
+
+    latency_s: float | None = None
+    memory_bytes: int | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine to compile for.
+
+    Attributes:
+        name: What it is called by.
+        triple: Architecture, system and C library: "x86_64-linux-gnu".
+        cpu: LLVM's name of the processor; a generic level such as "x86-64-v3" where any of that level will do.
+        features: Instruction-set extensions that the processor has besides ("+avx512vnni") or lacks ("-aes"), in LLVM's
+            names, sorted by name.
+        resources: Cores, caches, memory.
+        description: One line for people.
+        kind: The backend that makes the code.
+        policy: What approximate passes may do.
+        budget: What a model may cost.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    resources: Resources
+    features: tuple[str, ...] = ()
+    description: str = ""
+    kind: str = "llvm"
+    policy: Policy = field(default_factory=Policy)
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def architecture(self) -> str:
+        """The first part of the triple: "x86_64", "aarch64" or "riscv64"."""
+        return self.triple.partition("-")[0]
+
+    @property
+    def instruction_set(self) -> str:
+        """The vector instructions that kernels are made of: "scalar", "sse4.2", "avx2", "avx512" or "neon".
+
+        "avx512" is the set that all server processors since 2017 have: F, BW, DQ and VL.
+        """
+        if self.architecture != "x86_64":
+            return "neon" if self.architecture == "aarch64" else "scalar"
+        features = self.enabled_features()
+        if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
+            return "avx512"
+        return next((name for name in ("avx2", "sse4.2") if name in features), "scalar")
+
+    @property
+    def vector_bytes(self) -> int:
+        """Size of a vector register that code should use: 16, 32 or 64; 16 where there are none, to unroll by."""
+        if "+prefer-256-bit" in self.features:
+            return min(32, _VECTOR_BYTES[self.instruction_set])
+        return _VECTOR_BYTES[self.instruction_set]
+
+    @property
+    def vector_registers(self) -> int:
+        """How many vector registers there are: 16 or 32; of floating-point registers where there are no vectors."""
+        return 16 if self.architecture == "x86_64" and self.instruction_set != "avx512" else 32
+
+    @property
+    def has_fma(self) -> bool:
+        """Whether a*b+c is one instruction, rounded once."""
+        return self.architecture != "x86_64" or "fma" in self.enabled_features()
+
+    def tvm(self) -> dict[str, object]:
+        """What `tvm.target.Target` takes."""
+        features = list(self.features)
+        # On most processors with AVX-512, LLVM splits 64-byte vectors in two unless it is told not to.
+        if self.architecture == "x86_64" and not any(feature[1:] == "prefer-256-bit" for feature in features):
+            features.append("-prefer-256-bit")
+        described: dict[str, object] = {"kind": self.kind, "mtriple": self.triple, "mcpu": self.cpu, "mattr": features}
+        if self.architecture == "riscv64":
+            described["mabi"] = "lp64d"
+        return described
+
+    def zig_triple(self) -> str:
+        """What `zig cc -target` takes.
+
+        No processor is named beside it: the C driver tells the processor's abilities from within the library, so it has
+        to run on any of the architecture.
+        """
+        return f"{self.triple}.{_GLIBC[self.architecture]}" if self.triple.endswith("-gnu") else self.triple
+
+    def is_host_compatible(self) -> bool:
+        """Whether this machine can run a library that was compiled for the target."""
+        return self.host_obstacle() is None
+
+    def host_obstacle(self) -> str | None:
+        """Why this machine can not run a library that was compiled for the target; None when it can."""
+        from lepton_compile.target.host import host_architecture, host_features, sensible_features
+
+        if platform.system() != "Linux":
+            return f"it is for {self.triple}, and this machine runs {platform.system()}"
+        if host_architecture() != self.architecture:
+            return f"it is for {self.architecture}, and this machine is {host_architecture()}"
+        if missing := sorted(self.enabled_features() & sensible_features(self.architecture) - host_features()):
+            return f"it needs {', '.join(missing)}, which this machine's processor lacks"
+        return None
+
+    def describe(self) -> dict[str, object]:
+        """The target as a target file has it, without inheritance; `resolve_target` makes an equal target of it."""
+        resources, budget = self.resources, self.budget
+        return {
+            "name": self.name,
+            "description": self.description,
+            "kind": self.kind,
+            "triple": self.triple,
+            "cpu": {
+                "name": self.cpu,
+                "features": list(self.features),
+                "cores": resources.cores,
+                "threads": resources.threads,
+                **_quantities("hertz", frequency=resources.frequency_hz),
+                **_quantities("bytes", l1d=resources.l1d_bytes, l2=resources.l2_bytes, l3=resources.l3_bytes),
+            },
+            "memory": {
+                **_quantities("bytes", size=resources.memory_bytes),
+                **_quantities("bytes per second", bandwidth=resources.bandwidth_bytes_per_s),
+            },
+            "policy": {"precision": list(self.policy.precision), "max_drop": self.policy.max_drop},
+            "budget": {
+                **_quantities("seconds", latency=budget.latency_s),
+                **_quantities("bytes", memory=budget.memory_bytes, size=budget.size_bytes),
+            },
+        }
+
+    def to_toml(self) -> str:
+        """The target as the text of a target file, without inheritance."""
+        return toml_text(self.describe())
+
+    def enabled_features(self) -> frozenset[str]:
+        """All features that code is made for, in LLVM's names: the processor's, and what the others imply.
+
+        LLVM is asked where the processor is none of the x86-64 levels, which takes a second or two the first time.
+
+        Raises:
+            TargetError: LLVM knows no such processor or feature.
+        """
+        known = level_features(self.cpu, self.features)
+        return llvm.enabled_features(self.triple, self.cpu, self.features) if known is None else known
+
+
+def _quantities(kind: str, **amounts: float | None) -> dict[str, str]:
+    return {name: format_quantity(amount, kind) for name, amount in amounts.items() if amount is not None}
