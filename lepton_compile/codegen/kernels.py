@@ -73,7 +73,7 @@ def plain_function(
     ]
     arguments = pointers
     if not noalias:
-        # Even without the attribute TVM tells LLVM (by TBAA) that buffers are apart, except those over rebound pointers.
+        # TVM tells LLVM (by TBAA) that buffers are apart even so, except where their pointers are bound anew.
         arguments = [tirx.Var(f"{pointer.name}_argument", pointer.ty) for pointer in pointers]
         declared = [*map(stmt.Bind, pointers, arguments), *declared]
     plain = tirx.PrimFunc(

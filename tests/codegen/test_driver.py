@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tvm import tirx
 
-from lepton_compile.codegen import generate, trace
+from lepton_compile.codegen import TracedStep, generate, trace
 from lepton_compile.codegen.driver import Facts, driver
 from lepton_compile.codegen.interface import header, make_interface
 from lepton_compile.codegen.names import identifier, string_literal, unique_identifiers
@@ -108,9 +108,9 @@ def test_a_branch_is_taken_by_its_condition(make_map_kernel, host) -> None:
     model = CompiledModel(library.folder, keep=library)
     for condition, expected in ((True, x + 1), (False, x - 1)):
         np.testing.assert_array_equal(model.run({"c": np.array(condition), "x": x})["y"], expected)
-        seen = []
-        trace(library, {"c": np.array(condition), "x": x}, lambda step: seen.append((step.number, step.call.nodes)))
-        assert seen == [(0, ("up",)) if condition else (1, ("down",))]
+        steps: list[TracedStep] = []
+        trace(library, {"c": np.array(condition), "x": x}, steps.append)
+        assert [(step.number, step.call.nodes) for step in steps] == [(0, ("up",)) if condition else (1, ("down",))]
 
 
 def test_views_share_memory_and_an_output_may_be_one(make_map_kernel, host) -> None:
