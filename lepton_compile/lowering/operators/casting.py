@@ -28,7 +28,9 @@ def convert_element(x: tirx.Expr, source: str, target: str) -> tirx.Expr:
     if source == target:
         return x
     if target == "bool":
-        return x != tirx.const(0, source)
+        differs = x != tirx.const(0, source)
+        # "Not equal" is false for NaN in LLVM's ordered comparisons.
+        return tirx.any(differs, tirx.isnan(x)) if is_float(source) else differs
     if is_float(source) and target in ("int8", "uint8", "int16", "uint16"):
         return x.astype("int32").astype(target)
     if is_float(source) and target == "uint32":

@@ -10,6 +10,7 @@ from tvm import te, tirx
 from lepton_compile.kernels import vector_math
 from lepton_compile.kernels.vector_math import let
 from lepton_compile.lowering.operators.pointwise import (
+    broadcast_load,
     cast,
     dtype_of,
     fill,
@@ -169,13 +170,23 @@ def minimum(node: Operation, *tensors: te.Tensor) -> te.Tensor:
 
 @operator("Clip")
 def clip(_: Operation, x: te.Tensor, low: te.Tensor | None = None, high: te.Tensor | None = None) -> te.Tensor:
-    """X within [min, max]; NaN stays NaN, and a limit that is NaN limits nothing."""
-    result = x
-    if low is not None:
-        result = pointwise(lambda v, b: let(v, lambda v: tirx.Select(v < b, b, v)), result, low, name="at_least")
-    if high is not None:
-        result = pointwise(lambda v, b: let(v, lambda v: tirx.Select(v > b, b, v)), result, high, name="at_most")
-    return result
+    """X within [min, max]; NaN stays NaN, and a limit that is NaN limits nothing.
+
+    A limit that is missing is the lowest or highest finite number, so that infinities do not come through.
+    """
+    dtype = dtype_of(x)
+
+    def element(*i: tirx.Expr) -> tirx.Expr:
+        value = broadcast_load(x, i)
+        if low is not None or is_float(dtype):
+            least = broadcast_load(low, i) if low is not None else tirx.min_value(dtype)
+            value = let(value, lambda v: tirx.Select(v < least, least, v))
+        if high is not None or is_float(dtype):
+            most = broadcast_load(high, i) if high is not None else tirx.max_value(dtype)
+            value = let(value, lambda v: tirx.Select(v > most, most, v))
+        return value
+
+    return te.compute(x.shape, element, name="clip")
 
 
 @operator("Sum")

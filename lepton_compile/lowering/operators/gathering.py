@@ -204,7 +204,7 @@ def scatter_nd(node: Operation, x: te.Tensor, indices: te.Tensor, updates: te.Te
 
 @operator("CumSum")
 def cumulative_sum(node: Operation, x: te.Tensor, _: te.Tensor) -> te.Tensor:
-    """Sums of all elements up to each one: a reduction whose terms past it are zero, so that elements are independent."""
+    """Sums of all elements up to each one: a reduction whose terms past it are zero, so that elements stay apart."""
     shape, dtype = shape_of(x), dtype_of(x)
     axis = normalise_axis(node.integers(1, "the axis")[0], len(shape))
     exclusive, backwards = node.attribute("exclusive", 0), node.attribute("reverse", 0)

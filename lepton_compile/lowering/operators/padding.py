@@ -61,9 +61,13 @@ def pad(
         return tirx.if_then_else(tirx.all(*bounds), load(x, *at), fill)
 
     def mapped(*i: tirx.Expr) -> tirx.Expr:
-        index_map = _MODES[mode]
-        return load(
-            x, *(index_map(i[axis] - before[axis], shape[axis], before[axis], after[axis]) for axis in range(rank))
-        )
+        """What is left after cutting is padded: a mirror stands at the cut, not at the end of the input."""
+        at = []
+        for axis, index in enumerate(i):
+            cut = max(-before[axis], 0)
+            size = shape[axis] - cut - max(-after[axis], 0)
+            place = _MODES[mode](index - max(before[axis], 0), size, before[axis], after[axis])
+            at.append(place + cut if cut else place)
+        return load(x, *at)
 
     return te.compute(result, inside if mode == "constant" else mapped, name="pad")

@@ -84,6 +84,10 @@ class Axis:
             return ((i + F32(0.5)) / s - F32(0.5)).astype(F32)
         if self.mode == "asymmetric":
             return (i / s).astype(F32)
+        if self.mode == "half_pixel_symmetric":
+            size = F32(self.size)
+            offset = size / F32(2) * (F32(1) - F32(self.result) / (s * size))
+            return (offset + (i + F32(0.5)) / s - F32(0.5)).astype(F32)
         if self.mode == "align_corners" and self.result > 1:
             return (i * F32(self.size - 1) / F32(self.result - 1)).astype(F32)
         slope, intercept = self.line()

@@ -44,10 +44,11 @@ class Values:
     """The values of tensors, each computed by a kernel of its own where it needs one."""
 
     def __init__(self) -> None:
-        self.known: dict[te.Tensor, np.ndarray] = {}
+        # By operation, of which each has one tensor: those of rank 0 cannot be compared.
+        self.known: dict[object, np.ndarray] = {}
 
     def of(self, tensor: te.Tensor) -> np.ndarray:
-        if tensor not in self.known:
+        if tensor.op not in self.known:
             sources = leaves(tensor)
             arguments = [np.ascontiguousarray(self.of(source)).reshape(source_shape(source)) for source in sources]
             family = reduction if is_reduction(tensor) else elementwise
@@ -57,8 +58,8 @@ class Values:
             module = tirx.build(PASSES(tvm.IRModule({"kernel": function})), TARGET)
             result = tvm.runtime.empty(source_shape(tensor), str(tensor.dtype))
             module["kernel"](*(tvm.runtime.tensor(argument) for argument in arguments), result)
-            self.known[tensor] = result.numpy().reshape([int(size) for size in tensor.shape])
-        return self.known[tensor]
+            self.known[tensor.op] = result.numpy().reshape([int(size) for size in tensor.shape])
+        return self.known[tensor.op]
 
 
 def source_shape(tensor: te.Tensor) -> list[int]:
@@ -87,7 +88,7 @@ def through_kernels(
             tensors.append(fill(value.shape, value.ravel()[0].item(), str(value.dtype)))
         else:
             tensors.append(te.placeholder(value.shape, str(value.dtype), name=f"x{index}"))
-            values.known[tensors[-1]] = value
+            values.known[tensors[-1].op] = value
     results = OPERATORS[op_type](operation, *tensors)
     return [values.of(result) for result in (results if isinstance(results, tuple) else (results,))]
 

@@ -53,7 +53,6 @@ def test_special_values(compare, op_type, attributes):
         ("Sigmoid", "float64"),
         ("Tanh", "float16"),
         ("Tanh", "float64"),
-        ("Softplus", "float64"),
     ],
 )
 def test_other_types(compare, rng, op_type, dtype):

