@@ -40,9 +40,9 @@ def compile(
 
     Args:
         model: A path, the bytes of a model, or a model.
-        target: The machine to compile for: a name that `lepton targets` lists ("host" is this machine), a target file, its
-            content as a mapping, or a `Target`.
-        name: Prefix of the library's symbols and name of its files; by default the model's file name or its graph's name.
+        target: The machine to compile for: a name that `lepton targets` lists ("host" is this machine), a target file,
+            its content as a mapping, or a `Target`.
+        name: Prefix of the library's symbols and name of its files; by default that of the model's file or graph.
         shapes: Sizes of the inputs that have dynamic dimensions.
         passes: The passes that may take part; None: all.
         plan: Replay what an earlier compilation decided.
@@ -69,14 +69,10 @@ def compile(
     target = resolve_target(target)
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)
-    graph, plan = adapt(
-        graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line
-    )
+    graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
     report("choosing kernels", 0, 1)
     program = lower(graph, target, identifier(name or _name(model, graph)))
-    library = generate(
-        program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line
-    )
+    library = generate(program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line)
     return CompiledModel(library.folder, threads=threads, verify=False, keep=library)
 
 

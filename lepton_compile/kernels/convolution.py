@@ -1,12 +1,13 @@
 """Direct convolution in a register tile, over blocked activations.
 
-Weights are packed as [group][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the order in
-which the innermost loops read them. Convolutions with a 1x1 kernel and no stride are matrix products over all pixels at once;
-any number of spatial axes is one loop more or less outside the innermost.
+Weights are packed as [group][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the
+order in which the innermost loops read them. Convolutions with a 1x1 kernel and no stride are matrix products over all
+pixels at once; any number of spatial axes is one loop more or less outside the innermost.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,21 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
-    function, load, parallel, parameter, sequence, serial, store, when,
+    function,
+    load,
+    parallel,
+    parameter,
+    sequence,
+    serial,
+    store,
+    when,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, RegisterTile, TileShape, choose_tile
 from lepton_compile.kernels.window import Tiles, Window, tile_row
-from lepton_compile.lowering.program import PLAIN, Layout
+
+LaneValue = Callable[[tirx.Expr], tirx.Expr]
 
 
 @dataclass(frozen=True)
@@ -82,214 +92,14 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
     )
 
 
-def pack_weights(
-    weights: npt.NDArray[np.float32], shapes: Convolution, machine: Machine
-) -> npt.NDArray[np.float32]:
+def pack_weights(weights: npt.NDArray[np.float32], shapes: Convolution, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where a block has no channel."""
     groups, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
-    padded = np.zeros(
-        (groups, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype
-    )
+    padded = np.zeros((groups, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
     padded[:, : shapes.outputs, : shapes.inputs] = weights.reshape(groups, shapes.outputs, shapes.inputs, *kernel)
     split = padded.reshape(groups, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
     axes = range(6, 6 + len(kernel))
     return np.ascontiguousarray(split.transpose(0, 1, 4, *axes, 5, 2, 3))
-
-
-def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> Definition:
-    """A direct convolution.
-
-    Args:
-        shapes: Its shapes.
-        source: The input, of shape (batch, inputs * groups, spatial...), in any layout.
-        epilogue: What is stored; its layout is blocked by the machine's lanes.
-        machine: The instruction set.
-
-    Returns:
-        A kernel of the input, the packed weights, the epilogue's sources and the output.
-    """
-    lanes, tile = machine.lanes, shapes.tile
-    analyzer = sym.Analyzer()
-    shape = packed_shape(shapes, machine)
-    weights = te.placeholder(shape, "float32", name="weights")
-    inputs = Operands([source, Source(weights, PLAIN), *epilogue.sources], analyzer)
-    packed = inputs.buffer(weights)
-    result = parameter(
-        "y", epilogue.layout.physical_shape(shape_of(epilogue.result)), str(epilogue.result.dtype)
-    )
-    _, tiles, input_blocks, *kernel, input_lanes, _, _ = shape
-    output_blocks = -(-shapes.outputs // lanes)
-    aligned = shapes.groups == 1 or shapes.outputs % lanes == 0
-
-    def store_tile(n: tirx.Expr, g: tirx.Expr, tile_index: tirx.Expr, at: Callable[[int], list[tirx.Expr]]):  # type: ignore[no-untyped-def]
-        def channel(b: int, lane: tirx.Expr) -> tirx.Expr:
-            return g * shapes.outputs + (tile_index * tile.blocks + b) * lanes + lane
-
-        def lane_store(b: int, position: list[tirx.Expr], value: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
-            def where(lane: tirx.Expr) -> list[tirx.Expr]:
-                if isinstance(lane, tirx.Var):
-                    analyzer.bind(lane, ir.Range(0, lanes), True)
-                return [n, channel(b, lane), *position]
-
-            def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
-                return store(result, physical(epilogue.layout, where(lane), analyzer), v)
-
-            if aligned:
-                whole = vector_store(lanes, value, put)
-                if output_blocks % tile.blocks == 0 or b < output_blocks % tile.blocks:
-                    return whole
-                return when(tile_index * tile.blocks + b < output_blocks, whole)
-            left = shapes.outputs - (tile_index * tile.blocks + b) * lanes
-            return serial(
-                tirx.max(0, tirx.min(lanes, left)), lambda lane: vector_store(1, lambda _: value(lane), lambda _, v: put(lane, v))
-            )
-
-        def final(b: int, position: list[tirx.Expr], raw: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
-            return lane_store(
-                b, position, lambda lane: epilogue.apply(raw(lane), [n, channel(b, lane), *position], inputs)
-            )
-
-        return lane_store, final
-
-    probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape_of(epilogue.result)))]
-    cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, inputs))
-
-    def tile_at(
-        n: tirx.Expr, g: tirx.Expr, tile_index: tirx.Expr, outer: list[tirx.Expr], begin: tirx.Expr | int, tiles_: Tiles
-    ) -> tirx.Stmt:
-        """One tile: `outer` are the positions on all spatial axes but the last, `begin` the first one on the last."""
-        window = shapes.windows[-1]
-        registers = RegisterTile(TileShape(tiles_.width, tile.blocks), machine)
-
-        def output_position(t: tirx.Expr | int) -> list[tirx.Expr]:
-            if shapes.flat:
-                return split_index(begin + t, [w.positions for w in shapes.windows])
-            ends = [w.stored_at(p) for w, p in zip(shapes.windows, [*outer, begin + t], strict=True)]
-            return ends
-
-        def step(columns: Sequence[int], ib: tirx.Expr, taps: list[tirx.Expr | int], ii: tirx.Expr) -> tirx.Stmt:
-            if isinstance(ii, tirx.Var):
-                analyzer.bind(ii, ir.Range(0, input_lanes), True)
-            c = g * shapes.inputs + ib * lanes + ii
-
-            def value(t: int) -> tirx.Expr:
-                if shapes.flat:
-                    return inputs.load(source.tensor, [n, c, *output_position(t)])
-                seen = [
-                    p * w.stride - w.pad + tap * w.dilation
-                    for w, p, tap in zip(shapes.windows, [*outer, begin + t], taps, strict=True)
-                ]
-                return inputs.load(source.tensor, [n, c, *seen])
-
-            return registers.step(
-                columns, value, lambda b, lane: load(packed, [g, tile_index, ib, *taps, ii, b, lane])
-            )
-
-        def over_lanes(columns: Sequence[int], ib: tirx.Expr, taps: list[tirx.Expr | int]) -> tirx.Stmt:
-            tail = shapes.inputs % lanes
-            extent: int | tirx.Expr = input_lanes
-            if tail and input_blocks > 1:
-                extent = tirx.min(lanes, shapes.inputs - ib * lanes)
-            return serial(extent, lambda ii: step(columns, ib, taps, ii), "ii")
-
-        def innermost_taps(ib: tirx.Expr, outer_taps: list[tirx.Expr | int]) -> tirx.Stmt:
-            everywhere = range(tiles_.width)
-            if shapes.flat or not tiles_.border:
-                return serial(
-                    window.kernel, lambda tap: over_lanes(everywhere, ib, [*outer_taps, tap]), "kw"
-                )
-            assert isinstance(begin, int)
-            parts = []
-            for tap in range(window.kernel):
-                columns = [t for t in everywhere if window.inside(begin + t, tap)]
-                if columns:
-                    parts.append(over_lanes(columns, ib, [*outer_taps, tap]))
-            return sequence(parts)
-
-        def outer_taps(ib: tirx.Expr, left: Sequence[int], taken: list[tirx.Expr | int]) -> tirx.Stmt:
-            if not left:
-                return innermost_taps(ib, taken)
-            axis = len(taken)
-            if shapes.flat:
-                return outer_taps(ib, left[1:], [*taken, 0])
-            first, count = shapes.windows[axis].taps(outer[axis])
-            return serial(count, lambda tap: outer_taps(ib, left[1:], [*taken, first + tap]), "kh")
-
-        reduce = serial(input_blocks, lambda ib: outer_taps(ib, kernel[:-1], []), "ib")
-        raw_store, final = store_tile(n, g, tile_index, output_position)
-        if cost <= UNROLLED_EPILOGUE:
-            return registers.run([reduce], lambda b, t, lane: final(b, output_position(t), lane))
-
-        def again(t: tirx.Expr) -> tirx.Stmt:
-            position = output_position(t)
-
-            def stored(b: int) -> Callable[[tirx.Expr], tirx.Expr]:
-                def at(lane: tirx.Expr) -> tirx.Expr:
-                    if isinstance(lane, tirx.Var):
-                        analyzer.bind(lane, ir.Range(0, lanes), True)
-                    c = g * shapes.outputs + (tile_index * tile.blocks + b) * lanes + lane
-                    return load(result, physical(epilogue.layout, [n, c, *position], analyzer))
-
-                return at
-
-            return sequence(final(b, position, stored(b)) for b in range(tile.blocks))
-
-        return sequence(
-            [
-                registers.run([reduce], lambda b, t, lane: raw_store(b, output_position(t), lane)),
-                serial(tiles_.width, again, "t"),
-            ]
-        )
-
-    def row(n: tirx.Expr, g: tirx.Expr, tile_index: tirx.Expr, outer: list[tirx.Expr]) -> tirx.Stmt:
-        parts = []
-        for tiles_ in tile_row(shapes.windows[-1], tile.columns):
-            if tiles_.count == 1:
-                parts.append(tile_at(n, g, tile_index, outer, tiles_.begin, tiles_))
-            else:
-                parts.append(
-                    serial(
-                        tiles_.count,
-                        lambda w, t=tiles_: tile_at(n, g, tile_index, outer, w * t.width + t.begin, t),  # type: ignore[misc]
-                        "wo",
-                    )
-                )
-        return sequence(parts)
-
-    def flat_tile(n: tirx.Expr, g: tirx.Expr, tile_index: tirx.Expr, w: tirx.Expr) -> tirx.Stmt:
-        full, tail = divmod(shapes.pixels, tile.columns)
-        whole = tile_at(n, g, tile_index, [], w * tile.columns, Tiles(0, tile.columns, 1, False)) if full else None
-        if not tail:
-            assert whole is not None
-            return whole
-        rest = tile_at(n, g, tile_index, [], full * tile.columns, Tiles(0, tail, 1, False))
-        return when(w < full, whole, rest) if whole is not None else rest
-
-    positions = [window.positions for window in shapes.windows]
-    rows = [-(-shapes.pixels // tile.columns)] if shapes.flat else positions[:-1]
-
-    def body(n: tirx.Expr, g: tirx.Expr, tile_index: tirx.Expr, at: list[tirx.Expr]) -> tirx.Stmt:
-        return flat_tile(n, g, tile_index, at[0]) if shapes.flat else row(n, g, tile_index, at)
-
-    # The outer of the two loops reads its operand once and the other operand once per step: put the larger one outside.
-    weight_bytes = math.prod(shape[2:]) * tiles
-    input_bytes = shapes.inputs * math.prod(window.input for window in shapes.windows)
-    rows_outside = weight_bytes * math.prod(rows) < input_bytes * tiles
-    extents = [shapes.batch, shapes.groups, *rows, tiles] if rows_outside else [shapes.batch, shapes.groups, tiles, *rows]
-    blocks = math.prod(extents)
-
-    def block(index: tirx.Expr) -> tirx.Stmt:
-        n, g, *rest = split_index(index, extents)
-        return body(n, g, rest[-1], rest[:-1]) if rows_outside else body(n, g, rest[0], rest[1:])
-
-    return Definition(
-        function=function([*inputs.parameters, result], parallel(blocks, block)),
-        inputs=len(inputs.parameters),
-        blocks=blocks,
-        family="convolution",
-        operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels
-        * (2 * shapes.inputs * math.prod(kernel) + cost),
-    )
 
 
 def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) -> te.Tensor:
@@ -304,3 +114,233 @@ def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) ->
         return tirx.if_then_else(inside, value, tirx.const(0, str(weights.dtype)))
 
     return te.compute(packed_shape(shapes, machine), element, name="packed")
+
+
+def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> Definition:
+    """A direct convolution.
+
+    Args:
+        shapes: Its shapes.
+        source: The input, of shape (batch, inputs * groups, spatial...), in any layout.
+        epilogue: What is stored; its layout is blocked by the machine's lanes.
+        machine: The instruction set.
+
+    Returns:
+        A kernel of the input, the packed weights, the epilogue's sources and the output.
+    """
+    return _Emitter(shapes, source, epilogue, machine).definition()
+
+
+class _Emitter:
+    """The loops of one convolution, from the innermost step to the outermost block."""
+
+    def __init__(self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> None:
+        self.shapes, self.source, self.epilogue, self.machine = shapes, source, epilogue, machine
+        self.analyzer = sym.Analyzer()
+        packed = packed_shape(shapes, machine)
+        weights = te.placeholder(packed, "float32", name="weights")
+        self.inputs = Operands([source, Source(weights, PLAIN), *epilogue.sources], self.analyzer)
+        self.weights = self.inputs.buffer(weights)
+        _, self.tiles, self.input_blocks, *self.kernel, self.input_lanes, _, _ = packed
+        shape = shape_of(epilogue.result)
+        self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
+        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
+        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.inputs))
+
+    def definition(self) -> Definition:
+        """The kernel: tiles of blocks of output channels, and rows of tiles of pixels."""
+        shapes = self.shapes
+        positions = [window.positions for window in shapes.windows]
+        rows = [-(-shapes.pixels // shapes.tile.columns)] if shapes.flat else positions[:-1]
+        # The outer loop reads its operand once, and the other operand once per step: put the larger one outside.
+        weight_size = math.prod(packed_shape(shapes, self.machine)[1:])
+        input_size = shapes.inputs * math.prod(window.input for window in shapes.windows)
+        rows_outside = weight_size * math.prod(rows) < input_size * self.tiles
+        loops = [*rows, self.tiles] if rows_outside else [self.tiles, *rows]
+        extents = [shapes.batch, shapes.groups, *loops]
+        blocks = math.prod(extents)
+
+        def block(index: tirx.Expr) -> tirx.Stmt:
+            n, g, *rest = split_index(index, extents)
+            tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
+            place = _Place(n, g, tile, () if shapes.flat else tuple(at))
+            return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
+
+        each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
+        return Definition(
+            function=function([*self.inputs.parameters, self.result], parallel(blocks, block)),
+            inputs=len(self.inputs.parameters),
+            blocks=blocks,
+            family="convolution",
+            operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
+        )
+
+    def row(self, place: _Place) -> tirx.Stmt:
+        """A row of output pixels, tile by tile."""
+        parts = []
+        for tiles in tile_row(self.shapes.windows[-1], self.shapes.tile.columns):
+            if tiles.count == 1:
+                parts.append(self.tile(place, tiles.begin, tiles))
+            else:
+                body = functools.partial(self._tile_in_loop, place, tiles)
+                parts.append(serial(tiles.count, body, "wo"))
+        return sequence(parts)
+
+    def _tile_in_loop(self, place: _Place, tiles: Tiles, index: tirx.Expr) -> tirx.Stmt:
+        return self.tile(place, index * tiles.width + tiles.begin, tiles)
+
+    def flat_tile(self, place: _Place, index: tirx.Expr) -> tirx.Stmt:
+        """A tile of pixels of a 1x1 convolution, the last one narrower."""
+        width = self.shapes.tile.columns
+        full, tail = divmod(self.shapes.pixels, width)
+        if not tail:
+            return self.tile(place, index * width, Tiles(0, width, 1, False))
+        rest = self.tile(place, full * width, Tiles(0, tail, 1, False))
+        return when(index < full, self.tile(place, index * width, Tiles(0, width, 1, False)), rest) if full else rest
+
+    def tile(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
+        """One tile, its first pixel at `begin` on the innermost axis."""
+        registers = RegisterTile(TileShape(tiles.width, self.shapes.tile.blocks), self.machine)
+        reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
+        if self.cost <= UNROLLED_EPILOGUE:
+            return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
+
+        def raw_store(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
+            return self.store_lanes(place, b, self.pixel(place, begin + t), raw)
+
+        def again(t: tirx.Expr) -> tirx.Stmt:
+            pixel = self.pixel(place, begin + t)
+            return sequence(self.finish_stored(place, b, pixel) for b in range(self.shapes.tile.blocks))
+
+        return sequence([registers.run([reduce], raw_store), serial(tiles.width, again, "t")])
+
+    def outer_taps(
+        self,
+        place: _Place,
+        begin: tirx.Expr | int,
+        tiles: Tiles,
+        registers: RegisterTile,
+        ib: tirx.Expr,
+        taps: list[tirx.Expr | int],
+    ) -> tirx.Stmt:
+        """Loops over the kernel's axes; those but the last skip the taps that lie outside."""
+        axis = len(taps)
+        if axis < len(self.kernel) - 1:
+            first, count = (0, 1) if self.shapes.flat else self.shapes.windows[axis].taps(place.outer[axis])
+            return serial(
+                count,
+                lambda tap: self.outer_taps(place, begin, tiles, registers, ib, [*taps, first + tap]),
+                "tap",
+            )
+        window = self.shapes.windows[-1]
+        everywhere = range(tiles.width)
+        if not tiles.border:
+            return serial(
+                window.kernel, lambda tap: self.lanes(place, begin, everywhere, registers, ib, [*taps, tap]), "tap"
+            )
+        # At a border the columns that see an input differ from tap to tap.
+        assert isinstance(begin, int)
+        columns = [[t for t in everywhere if window.inside(begin + t, tap)] for tap in range(window.kernel)]
+        return sequence(
+            self.lanes(place, begin, seeing, registers, ib, [*taps, tap])
+            for tap, seeing in enumerate(columns)
+            if seeing
+        )
+
+    def lanes(
+        self,
+        place: _Place,
+        begin: tirx.Expr | int,
+        columns: Sequence[int],
+        registers: RegisterTile,
+        ib: tirx.Expr,
+        taps: Sequence[tirx.Expr | int],
+    ) -> tirx.Stmt:
+        """The innermost loop: the channels of one input block, for one tap."""
+        shapes, lanes = self.shapes, self.machine.lanes
+        extent: int | tirx.Expr = self.input_lanes
+        if shapes.inputs % lanes and self.input_blocks > 1:
+            extent = tirx.min(lanes, shapes.inputs - ib * lanes)
+
+        def step(ii: tirx.Expr) -> tirx.Stmt:
+            if isinstance(ii, tirx.Var):
+                self.analyzer.bind(ii, ir.Range(0, self.input_lanes), True)
+            channel = place.group * shapes.inputs + ib * lanes + ii
+            return registers.step(
+                columns,
+                lambda t: self.inputs.load(
+                    self.source.tensor, [place.image, channel, *self.seen(place, begin + t, taps)]
+                ),
+                lambda b, lane: load(self.weights, [place.group, place.tile, ib, *taps, ii, b, lane]),
+            )
+
+        return serial(extent, step, "ii")
+
+    def seen(self, place: _Place, position: tirx.Expr | int, taps: Sequence[tirx.Expr | int]) -> list[tirx.Expr]:
+        """The input pixel that a tap of an output pixel sees."""
+        if self.shapes.flat:
+            return self.pixel(place, position)
+        return [
+            p * window.stride - window.pad + tap * window.dilation
+            for window, p, tap in zip(self.shapes.windows, [*place.outer, position], taps, strict=True)
+        ]
+
+    def pixel(self, place: _Place, position: tirx.Expr | int) -> list[tirx.Expr]:
+        """Indices of an output pixel from its position on the innermost axis, or among all pixels."""
+        if self.shapes.flat:
+            return split_index(position, [window.positions for window in self.shapes.windows])
+        return [w.stored_at(p) for w, p in zip(self.shapes.windows, [*place.outer, position], strict=True)]
+
+    def channel(self, place: _Place, b: int, lane: tirx.Expr) -> tirx.Expr:
+        """The output channel of a lane of the tile's block `b`."""
+        if isinstance(lane, tirx.Var):
+            self.analyzer.bind(lane, ir.Range(0, self.machine.lanes), True)
+        first = (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes
+        return place.group * self.shapes.outputs + first + lane
+
+    def address(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
+        """Where an output element lies."""
+        channel = self.channel(place, b, lane)
+        return physical(self.epilogue.layout, [place.image, channel, *pixel], self.analyzer)
+
+    def finish(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
+        """Store a block of a pixel through the epilogue."""
+
+        def value(lane: tirx.Expr) -> tirx.Expr:
+            at = [place.image, self.channel(place, b, lane), *pixel]
+            return self.epilogue.apply(raw(lane), at, self.inputs)
+
+        return self.store_lanes(place, b, pixel, value)
+
+    def finish_stored(self, place: _Place, b: int, pixel: Sequence[tirx.Expr]) -> tirx.Stmt:
+        """Put a block that was stored as it was through the epilogue."""
+        return self.finish(place, b, pixel, lambda lane: load(self.result, self.address(place, b, pixel, lane)))
+
+    def store_lanes(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
+        """Store a block of a pixel: a vector, or, where a group starts inside a block, lane by lane."""
+        shapes, lanes = self.shapes, self.machine.lanes
+
+        def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
+            return store(self.result, self.address(place, b, pixel, lane), v)
+
+        block = place.tile * shapes.tile.blocks + b
+        if shapes.groups == 1 or shapes.outputs % lanes == 0:
+            output_blocks = -(-shapes.outputs // lanes)
+            whole = vector_store(lanes, value, put)
+            present = output_blocks % shapes.tile.blocks
+            return whole if not present or b < present else when(block < output_blocks, whole)
+
+        def single(lane: tirx.Expr) -> tirx.Stmt:
+            return vector_store(1, lambda _: value(lane), lambda _, v: put(lane, v))
+
+        return serial(tirx.max(0, tirx.min(lanes, shapes.outputs - block * lanes)), single, "lane")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the outer loops have settled: image, group, tile of output blocks, and all but the innermost position."""
+
+    image: tirx.Expr
+    group: tirx.Expr
+    tile: tirx.Expr
+    outer: tuple[tirx.Expr, ...]

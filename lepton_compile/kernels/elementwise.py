@@ -1,8 +1,8 @@
-"""Kernels that compute each element of their output on its own: element-wise chains, transposes, concatenations, gathers.
+"""Kernels that compute each element of their output on its own: element-wise chains, transposes, gathers.
 
-The loops are the output's dimensions in memory order. Neighbouring dimensions that every operand walks through alike are
-merged, so that `relu` of a 4-D tensor is one long loop and a per-channel bias costs no division; the innermost one is a
-vector.
+The loops are the output's dimensions in memory order. Neighbouring dimensions that every operand walks through alike
+are merged, so that `relu` of a 4-D tensor is one long loop and a per-channel bias costs no division; the innermost one
+is a vector.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.expressions import count_operations, evaluate, loads_of, operands, vector_store
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
-from lepton_compile.lowering.program import Layout
 
 # A flat loop is cut into pieces of this many elements for the threads to share; about the size of an L1 cache.
 FLAT_BLOCK = 4096
@@ -63,7 +63,9 @@ def elementwise(
 
     channels = shape_of(output)[1] if layout.block else 0
     # A part that does not fill whole blocks must leave the other lanes of its blocks alone.
-    shifted_lanes = bool(layout.block and part and part.axis == 1 and (part.offset % layout.block or channels % layout.block))
+    shifted_lanes = bool(
+        layout.block and part and part.axis == 1 and (part.offset % layout.block or channels % layout.block)
+    )
 
     def unguarded(at: Sequence[tirx.Expr]) -> tirx.Expr:
         return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
@@ -199,7 +201,7 @@ def _variables_outside_loads(node: tirx.Expr) -> set[int]:
 
 
 def unmerge(position: Sequence[tirx.Expr], groups: Sequence[Sequence[int]], extents: Sequence[int]) -> list[tirx.Expr]:
-    """The index of every axis from the positions in the groups; the simplifier turns the divisions back into one index."""
+    """The index of every axis from the positions in the groups; the simplifier undoes the divisions."""
     indices: list[tirx.Expr] = []
     for index, group in zip(position, groups, strict=True):
         rest = index

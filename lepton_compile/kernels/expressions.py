@@ -1,12 +1,12 @@
 """From TE tensors to the scalar expression that a loop body stores.
 
-An operator says what it computes as a TE tensor; a kernel family decides the loops. In between, `evaluate` gives a tensor's
-value at given indices: computations without a reduction are inlined, everything else is loaded through a function of the
-kernel's. The same operator functions thus serve element-wise kernels, the epilogue of a convolution, and the packing of a
-matrix.
+An operator says what it computes as a TE tensor; a kernel family decides the loops. In between, `evaluate` gives a
+tensor's value at given indices: computations without a reduction are inlined, everything else is loaded through a
+function of the kernel's. The same operator functions thus serve element-wise kernels, the epilogue of a convolution,
+and the packing of a matrix.
 
-Inlining makes expressions that share subexpressions (x * sigmoid(x) holds x twice, and a polynomial its argument at every
-step). TVM's passes walk them as trees, so `share` moves what is used more than once into registers.
+Inlining makes expressions that share subexpressions (x * sigmoid(x) holds x twice, and a polynomial its argument at
+every step). TVM's passes walk them as trees, so `share` moves what is used more than once into registers.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _LEAVES = (tirx.Var, tirx.IntImm, tirx.FloatImm, tvm.ir.StringImm, te.Tensor)
 def identity(node: tirx.Expr) -> int:
     """Which object an expression is.
 
-    Its `hash` is that, but of an integer constant, whose hash is the value: 0 and False, and in Python even -1 and -2, have
-    the same.
+    Its `hash` is that, but of an integer constant, whose hash is the value: 0 and False, and in Python even -1 and -2,
+    have the same.
     """
     return int(CObject.__hash__(node))
 
@@ -54,7 +54,7 @@ def is_inlined(tensor: te.Tensor) -> bool:
 def leaves(tensor: te.Tensor) -> list[te.Tensor]:
     """The tensors that evaluating `tensor` loads: placeholders and reductions, each once, in the order they are met."""
     found: list[te.Tensor] = []
-    seen: set[te.Operation] = set()  # tensors compare element by element; the operations behind them compare by identity
+    seen: set[te.Operation] = set()  # tensors compare element by element, the operations behind them by identity
 
     def visit(current: te.Tensor) -> None:
         for source in current.op.input_tensors:
@@ -197,7 +197,9 @@ class Reduction:
         """The combination of two partial results."""
         combiner = self._reduce.combiner
         bound = {identity(combiner.lhs[0]): left, identity(combiner.rhs[0]): right}
-        return rewrite(combiner.result[0], lambda node: bound.get(identity(node)) if isinstance(node, tirx.Var) else None)
+        return rewrite(
+            combiner.result[0], lambda node: bound.get(identity(node)) if isinstance(node, tirx.Var) else None
+        )
 
     def term(self, indices: Sequence[tirx.Expr], reduced: Sequence[tirx.Expr], load_leaf: Load) -> tirx.Expr:
         """The element that takes part in the reduction at these indices of the result and of the reduced axes."""
@@ -242,7 +244,8 @@ def count_operations(node: tirx.Expr) -> int:
 def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx.Buffer], list[tirx.Stmt], tirx.Expr]:
     """Move float subexpressions that are used more than once, and what a Let binds, into registers.
 
-    Only what is evaluated in any case is moved: a load behind the guard of an if_then_else may be out of bounds outside it.
+    Only what is evaluated in any case is moved: a load behind the guard of an if_then_else may be out of bounds outside
+    it.
 
     Args:
         expression: The value of one lane.
@@ -309,7 +312,9 @@ def vector_store(
     lane = tirx.Var("lane", "int32") if lanes > 1 else tirx.const(0, "int32")
     registers, statements, result = share(value(lane), lanes, lane)
     body = sequence([*statements, put(lane, result)])
-    return allocate(registers, [vectorized_over(lane, lanes, body)]) if registers else vectorized_over(lane, lanes, body)
+    return (
+        allocate(registers, [vectorized_over(lane, lanes, body)]) if registers else vectorized_over(lane, lanes, body)
+    )
 
 
 def loads_of(node: tirx.Expr) -> list[tvm.ir.TensorLoad]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from tvm import sym, te, tirx
 
 from lepton_compile.kernels.expressions import evaluate
+from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import load, parameter
-from lepton_compile.lowering.program import Layout
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Loop nests as Python functions: the few constructors that every kernel family is written with.
 
-A loop takes a function from its variable to its body, so that a nest reads from the outside in, as the C that it becomes:
+A loop takes a function from its variable to its body, so that a nest reads from the outside in, as C does:
 
     parallel(rows, lambda i: serial(columns, lambda j: store(y, [i, j], load(x, [i, j]) * 2)))
 
@@ -46,7 +46,9 @@ def vectorized_over(lane: tirx.Expr, lanes: int, body: tirx.Stmt) -> tirx.Stmt:
     return stmt.For(lane, 0, lanes, stmt.ForKind.VECTORIZED, body) if lanes > 1 else body
 
 
-def nest(extents: Sequence[int | tirx.Expr], body: Callable[[list[tirx.Expr]], tirx.Stmt], name: str = "i") -> tirx.Stmt:
+def nest(
+    extents: Sequence[int | tirx.Expr], body: Callable[[list[tirx.Expr]], tirx.Stmt], name: str = "i"
+) -> tirx.Stmt:
     """Serial loops over all of `extents`, the last innermost."""
     if not extents:
         return body([])

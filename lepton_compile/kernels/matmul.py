@@ -1,7 +1,7 @@
 """Matrix products in a register tile: rows of the left operand are its columns, vectors of the right one its blocks.
 
-The right operand is packed as [batch...][tile of blocks][k][block in tile][lane], so that the innermost loop reads it front to
-back. Constant weights are packed at compile time; anything else by an element-wise kernel before the product.
+The right operand is packed as [batch...][tile of blocks][k][block in tile][lane], so that the innermost loop reads it
+front to back. Constant weights are packed at compile time; anything else by an element-wise kernel before the product.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tvm import sym, te, tirx
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import function, load, parallel, parameter, sequence, serial, store, when
 from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, RegisterTile, TileShape, choose_tile
-from lepton_compile.lowering.program import PLAIN
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class MatrixProduct:
     """The shapes of a (batched) matrix product.
 
     Attributes:
-        rows: Extents that together index the rows of the left operand and of the result; with a right operand that has no
+        rows: Extents that together index the rows of the left operand and of the result; with a right operand that has
+        no
             batch axes of its own, the batch axes are rows too.
         batch: Batch axes of the result that the right operand follows.
         inner: Length of the dot products.
@@ -56,9 +57,7 @@ def packed_shape(shapes: MatrixProduct, right_batch: Sequence[int], machine: Mac
     return (*right_batch, tiles, shapes.inner, shapes.tile.blocks, machine.lanes)
 
 
-def pack_right(
-    right: npt.NDArray[np.float32], shapes: MatrixProduct, machine: Machine
-) -> npt.NDArray[np.float32]:
+def pack_right(right: npt.NDArray[np.float32], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack a right operand of shape (batch..., inner, columns), zeros past the last column."""
     *batch, tiles, inner, blocks, lanes = packed_shape(shapes, right.shape[:-2], machine)
     padded = np.zeros((*batch, inner, tiles * blocks * lanes), dtype=right.dtype)
@@ -83,13 +82,19 @@ def packed_right(right: te.Tensor, shapes: MatrixProduct, machine: Machine) -> t
 
 
 def matmul(
-    shapes: MatrixProduct, left: Source, transposed: bool, right_batch: Sequence[int], epilogue: Epilogue, machine: Machine
+    shapes: MatrixProduct,
+    left: Source,
+    transposed: bool,
+    right_batch: Sequence[int],
+    epilogue: Epilogue,
+    machine: Machine,
 ) -> Definition:
     """A matrix product.
 
     Args:
         shapes: Its shapes.
-        left: The left operand, of shape (batch..., rows..., inner); its batch axes may be 1 or missing where it is broadcast.
+        left: The left operand, of shape (batch..., rows..., inner); its batch axes may be 1 or missing where it is
+        broadcast.
         transposed: Whether the left operand has shape (inner, rows) instead.
         right_batch: Batch axes of the packed right operand; a 1 is broadcast.
         epilogue: What is stored, of shape (batch..., rows..., columns), in plain layout.

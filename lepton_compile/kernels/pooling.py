@@ -1,7 +1,7 @@
 """Depthwise convolution and pooling over blocked activations: every channel slides its own window.
 
-The lanes of a vector are channels, so a window is a sum (or maximum) of vectors. A few output columns are computed together,
-so that neighbouring windows share the inputs that they overlap in.
+The lanes of a vector are channels, so a window is a sum (or maximum) of vectors. A few output columns are computed
+together, so that neighbouring windows share the inputs that they overlap in.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, shape_of
+from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.loops import (
-    allocate, function, load, parallel, parameter, register, sequence, serial, store, vectorized,
+    allocate,
+    function,
+    load,
+    parallel,
+    parameter,
+    register,
+    sequence,
+    serial,
+    store,
+    vectorized,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE
 from lepton_compile.kernels.window import Tiles, Window, tile_row
-from lepton_compile.lowering.program import PLAIN, Layout
 
 # Output columns computed together.
 COLUMNS = 8
@@ -33,7 +42,8 @@ class Sliding:
     Attributes:
         family: "depthwise", "max pooling" or "average pooling".
         identity: The value of an empty window.
-        combine: From the partial result, an input and a tap's weight (None unless depthwise) to the next partial result.
+        combine: From the partial result, an input and a tap's weight (None unless depthwise) to the next partial
+        result.
         finish: From the result and the number of inputs it stands for to the value given to the epilogue.
     """
 
@@ -72,12 +82,13 @@ def sliding_window(
         source: The input (batch, channels, spatial...), blocked by the machine's lanes.
         epilogue: What is stored, in the same layout.
         machine: The instruction set.
-        counts_padding: For an average that counts padding: the extent of each axis of the padded input, with the padding in
+        counts_padding: For an average that counts padding: the extent of each axis of the padded input, with the
+        padding in
             front. None counts inputs only.
 
     Returns:
-        A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's sources, and
-        the output.
+        A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
+        sources, and the output.
     """
     lanes = machine.lanes
     analyzer = sym.Analyzer()
@@ -105,7 +116,9 @@ def sliding_window(
             window.kernel, tirx.floordiv(counts_padding[axis] - start + window.dilation - 1, window.dilation)
         )
 
-    def tile_at(n: tirx.Expr, block: tirx.Expr, outer: list[tirx.Expr], begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
+    def tile_at(
+        n: tirx.Expr, block: tirx.Expr, outer: list[tirx.Expr], begin: tirx.Expr | int, tiles: Tiles
+    ) -> tirx.Stmt:
         totals = [register(f"total{t}", lanes, dtype) for t in range(tiles.width)]
         spans = [window.taps(position) for window, position in zip(windows[:-1], outer, strict=True)]
 

@@ -1,9 +1,9 @@
 """LSTM cells: the part of the layer that goes step by step.
 
-What the inputs contribute is a matrix product over all time steps at once, and no business of these kernels. Here, for each
-step, the previous hidden state is multiplied by the recurrent weights, vectors running over hidden units, and the gates are
-applied. Weights are packed as [hidden][gate][unit], units padded to whole vectors, so that each previous unit meets all gates
-of a block of units in turn.
+What the inputs contribute is a matrix product over all time steps at once, and no business of these kernels. Here, for
+each step, the previous hidden state is multiplied by the recurrent weights, vectors running over hidden units, and the
+gates are applied. Weights are packed as [hidden][gate][unit], units padded to whole vectors, so that each previous unit
+meets all gates of a block of units in turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from lepton_compile.kernels import vector_math
 from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Machine
 from lepton_compile.kernels.loops import (
-    allocate, function, load, parallel, parameter, register, sequence, serial, store, vectorized,
+    allocate,
+    function,
+    load,
+    parallel,
+    parameter,
+    register,
+    sequence,
+    serial,
+    store,
+    vectorized,
 )  # fmt: skip
 
 Activation = Callable[[tirx.Expr], tirx.Expr]
@@ -51,9 +60,7 @@ def padded_units(hidden: int, machine: Machine) -> int:
     return -(-hidden // machine.lanes) * machine.lanes
 
 
-def pack_recurrent(
-    weights: npt.NDArray[np.float32], gates: int, machine: Machine
-) -> npt.NDArray[np.float32]:
+def pack_recurrent(weights: npt.NDArray[np.float32], gates: int, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack weights of shape (gates * hidden, inputs) as (inputs, gates, padded units)."""
     hidden = weights.shape[0] // gates
     packed = np.zeros((weights.shape[1], gates, padded_units(hidden, machine)), weights.dtype)
@@ -94,10 +101,10 @@ def lstm(shapes: Recurrence, cell: Cell, machine: Machine) -> Definition:
     ot = f(x_o + H R_o + P_o . C'), H' = ot . h(C').
 
     Returns:
-        A kernel over sequences. Inputs: x (steps, batch, gates * hidden), the inputs' contribution with both biases; packed
-        recurrent weights (hidden, gates, padded); initial H and C (directions, batch, hidden); packed peepholes (3, padded)
-        if the cell has them. Outputs: Y (steps, directions, batch, hidden), Y_h and Y_c (directions, batch, hidden), and room
-        for two states (directions, batch, 2, hidden).
+        A kernel over sequences. Inputs: x (steps, batch, gates * hidden), the inputs' contribution with both biases;
+        packed recurrent weights (hidden, gates, padded); initial H and C (directions, batch, hidden); packed peepholes
+        (3, padded) if the cell has them. Outputs: Y (steps, directions, batch, hidden), Y_h and Y_c (directions, batch,
+        hidden), and room for two states (directions, batch, 2, hidden).
     """
     s, lanes = shapes, machine.lanes
     padded = padded_units(s.hidden, machine)
@@ -182,9 +189,7 @@ def lstm(shapes: Recurrence, cell: Cell, machine: Machine) -> Definition:
 
         copy_y = serial(
             s.hidden,
-            lambda j: store(
-                y, [now, s.direction, b, j], load(state, [s.direction, b, tirx.floormod(t + 1, 2), j])
-            ),
+            lambda j: store(y, [now, s.direction, b, j], load(state, [s.direction, b, tirx.floormod(t + 1, 2), j])),
             "j",
         )
         return sequence([serial(padded // lanes, block_of, "units"), copy_y])

@@ -1,8 +1,8 @@
 """Kernels that reduce: sums, means, maxima over some axes of a tensor.
 
-Vectors run along the output's innermost dimension where it is long enough (a reduction over rows, or over the pixels of a
-blocked tensor), and otherwise along the innermost reduced dimension, in which case each lane keeps a partial result and the
-lanes are combined at the end. Either way float sums are taken in another order than the textbook's.
+Vectors run along the output's innermost dimension where it is long enough (a reduction over rows, or over the pixels of
+a blocked tensor), and otherwise along the innermost reduced dimension, in which case each lane keeps a partial result
+and the lanes are combined at the end. Either way float sums are taken in another order than the textbook's.
 """
 
 from __future__ import annotations
@@ -15,10 +15,20 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.elementwise import logical, split_index, vector_loops
 from lepton_compile.kernels.expressions import Reduction, count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, shape_of
+from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import (
-    allocate, function, load, nest, parallel, parameter, register, sequence, serial, store, vectorized,
+    allocate,
+    function,
+    load,
+    nest,
+    parallel,
+    parameter,
+    register,
+    sequence,
+    serial,
+    store,
+    vectorized,
 )  # fmt: skip
-from lepton_compile.lowering.program import Layout
 
 # Partial results kept at once when vectors run along the reduced dimension: hides the latency of an addition.
 ACCUMULATORS = 4
@@ -101,9 +111,7 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
             )
 
         def walk(outer: list[tirx.Expr]) -> tirx.Stmt:
-            parts = [
-                serial(vectors, lambda v: sequence(add(outer, v, c) for c in range(chains)), "vector")
-            ]
+            parts = [serial(vectors, lambda v: sequence(add(outer, v, c) for c in range(chains)), "vector")]
             done = vectors * chains * lanes
             if done < fast:
                 parts.append(serial(fast - done, lambda k: one(outer, k + done), "tail"))

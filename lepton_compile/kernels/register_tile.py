@@ -1,12 +1,12 @@
 """The register tile: how matrix products and convolutions reach the hardware's peak.
 
-A tile of `columns` x `blocks` vectors of accumulators stays in registers for the whole reduction. Each step of the reduction
-loads one weight vector per block, broadcasts one input value per column, and multiplies every pair. The more square the
-tile, the fewer loads for a multiply-add; the larger, the more of the multiplier's latency is hidden.
+A tile of `columns` x `blocks` vectors of accumulators stays in registers for the whole reduction. Each step of the
+reduction loads one weight vector per block, broadcasts one input value per column, and multiplies every pair. The more
+square the tile, the fewer loads for a multiply-add; the larger, the more of the multiplier's latency is hidden.
 
 What the code must look like for that to happen (found by measuring, on AVX-512):
-every accumulator is a buffer of its own; a step of the reduction is the body of the innermost loop, alone, as LLVM would
-share broadcasts between unrolled steps and run out of registers.
+every accumulator is a buffer of its own; a step of the reduction is the body of the innermost loop, alone, as LLVM
+would share broadcasts between unrolled steps and run out of registers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The geometry of sliding windows: which inputs an output position sees, and where the borders are.
 
-Shared by convolution, depthwise convolution and pooling. Padding is never copied: a row's taps outside the input are left
-out of the loop over the kernel's rows, and along the innermost axis the columns at a border get code of their own.
+Shared by convolution, depthwise convolution and pooling. Padding is never copied: a row's taps outside the input are
+left out of the loop over the kernel's rows, and along the innermost axis the columns at a border get code of their own.
 """
 
 from __future__ import annotations

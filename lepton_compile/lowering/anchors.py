@@ -1,8 +1,8 @@
 """Operators with kernel families of their own: convolution, pooling, matrix products, concatenation.
 
-Each function is given the scope, the operation and its input tensors, and returns its output tensors as operator functions do;
-what it returns may be an anchor that is still open. None says that the family does not take this node, and the operator's
-plain TE definition, if there is one, is used.
+Each function is given the scope, the operation and its input tensors, and returns its output tensors as operator
+functions do; what it returns may be an anchor that is still open. None says that the family does not take this node,
+and the operator's plain TE definition, if there is one, is used.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def transposed_convolution(
 ) -> Lowered:
     """ConvTranspose: one convolution for each residue of the output position by the stride.
 
-    Output position s * i + r gets input i + (r + pad - tap * dilation) / s through every tap for which that is an integer.
+    Output position s * i + r gets input i + (r + pad - tap * dilation) / s through every tap for which that is an
+    integer.
     """
     known = scope.literal_or_known(w)
     if str(x.dtype) != "float32" or known is None:
@@ -259,9 +260,7 @@ def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) ->
     before, after = pads_of(operation, spatial, kernel, strides, dilations)
     ceil = bool(operation.attribute("ceil_mode", 0)) and operation.attribute("auto_pad", "NOTSET") in ("NOTSET", "")
     windows = []
-    for size, k, stride, dilation, first, last in zip(
-        spatial, kernel, strides, dilations, before, after, strict=True
-    ):
+    for size, k, stride, dilation, first, last in zip(spatial, kernel, strides, dilations, before, after, strict=True):
         room = size + first + last - dilation * (k - 1) - 1
         positions = (-(-room // stride) if ceil else room // stride) + 1
         if ceil and (positions - 1) * stride >= size + first:
@@ -332,6 +331,7 @@ def general_product(
 
 
 def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = False) -> te.Tensor:
+    """The product of two float32 matrices, or batches of them; `transposed`: of the left one's transpose."""
     left, right = list(shape_of(a)), list(shape_of(b))
     if transposed:
         left = [left[1], left[0]]

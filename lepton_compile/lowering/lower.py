@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 # Operators whose result has the elements of their first input, in the same order.
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
-# Operators whose inputs broadcast against each other. A constant of lower rank is given the full rank, so that its channels,
-# if it has any, are found on axis 1.
+# Operators whose inputs broadcast against each other. A constant of lower rank is given the full rank, so that its
+# channels, if it has any, are found on axis 1.
 BROADCASTING = frozenset(
     ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Mod", "PRelu", "Where", "And", "Or", "Xor",
      "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
@@ -38,7 +38,8 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
     """Lower a graph.
 
     Args:
-        graph: A graph whose tensors all have static shapes; fused regions are calls of functions of the domain "lepton".
+        graph: A graph whose tensors all have static shapes; fused regions are calls of functions of the domain
+        "lepton".
         target: The machine to compile for.
         name: Prefix of the library's symbols, a C identifier.
 

@@ -1,7 +1,8 @@
 """The memory plan: one arena, in which buffers that are never alive together share memory.
 
-Offsets are chosen greedily, the largest buffer first, each at the lowest place that no buffer alive at the same time takes:
-"greedy by size" of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", arXiv:2001.03288.
+Offsets are chosen greedily, the largest buffer first, each at the lowest place that no buffer alive at the same time
+takes: "greedy by size" of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
+arXiv:2001.03288.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ def plan_memory(
     )
 
 
-def lifetimes(
-    buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Sequence[Buffer]
-) -> list[Lifetime]:
+def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Sequence[Buffer]) -> list[Lifetime]:
     """First and last use of every buffer that needs memory of the arena, in the order in which steps stand."""
     owned: dict[str, list[int]] = {}
     end = 0

@@ -1,8 +1,8 @@
 """Program: what lowering hands to code generation.
 
-A program is a list of named buffers, the kernels that fill them, and the order of the calls. It knows nothing of ONNX but
-the names of the tensors that its buffers hold and of the nodes that its calls compute, which is what bisection, profiles
-and error messages speak of. Control flow is a step of its own and becomes C control flow in the driver.
+A program is a list of named buffers, the kernels that fill them, and the order of the calls. It knows nothing of ONNX
+but the names of the tensors that its buffers hold and of the nodes that its calls compute, which is what bisection,
+profiles and error messages speak of. Control flow is a step of its own and becomes C control flow in the driver.
 
 A dimension is an integer or, for a symbolic one, the name of an entry of `Program.dimensions`.
 """
@@ -17,37 +17,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compile.kernels.layout import PLAIN, Layout
+
 if TYPE_CHECKING:
     from tvm import tirx
 
 Dim: TypeAlias = int | str
 Shape: TypeAlias = tuple[Dim, ...]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the logical axes of a tensor lie in memory.
-
-    Attributes:
-        block: 0 for row-major. Otherwise axis 1 (channels) of an N, C, spatial... tensor is split into blocks of this many,
-            and the position inside a block becomes the innermost axis: N, ceil(C / block), spatial..., block. Lanes past
-            the last channel are padding: they may hold anything, and no kernel lets them reach a real channel.
-    """
-
-    block: int = 0
-
-    def physical_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in memory of a tensor of this logical shape."""
-        if not self.block:
-            return shape
-        n, c, *spatial = shape
-        return (n, -(-c // self.block), *spatial, self.block)
-
-    def __str__(self) -> str:
-        return f"NC...{self.block}c" if self.block else "plain"
-
-
-PLAIN = Layout()
 
 
 class Storage(enum.Enum):
@@ -107,7 +83,8 @@ class Kernel:
         function: Its TVM function; the parameters are buffers, inputs first. Not part of equality.
         inputs: How many of the leading parameters are inputs.
         outputs: How many parameters after them are outputs.
-        blocks: Extent of the outermost loop; [0, blocks) is the whole computation, and any split of it into ranges, run in
+        blocks: Extent of the outermost loop; [0, blocks) is the whole computation, and any split of it into ranges, run
+        in
             any order or at once, gives the same result.
         family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
         operations: Floating-point operations of one whole call, a multiply-add counting as two.
@@ -159,7 +136,8 @@ class MemoryPlan:
     """Where the arena's buffers lie.
 
     Attributes:
-        offsets: Byte offset of every ARENA buffer that is no view, and of every OUTPUT buffer (used when the caller passes
+        offsets: Byte offset of every ARENA buffer that is no view, and of every OUTPUT buffer (used when the caller
+        passes
             no memory for it); multiples of 64.
         arena_bytes: Size of the arena.
     """

@@ -1,11 +1,12 @@
 """Lowering of one region: TE tensors for its values, and the decision which of them become kernels.
 
-Nodes are evaluated in order. An element-wise operator adds to an expression and costs nothing yet. An anchor (convolution,
-matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a tensor has to be in
-memory: because it is an output of the region, the operand of an anchor, or the result of a reduction. If its expression is
-element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise the anchor
-is stored first and an element-wise kernel does the rest. So any region is computed rightly, whatever fusion put into it,
-and well if fusion knew what anchors can take.
+Nodes are evaluated in order. An element-wise operator adds to an expression and costs nothing yet. An anchor
+(convolution, matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a
+tensor has to be in
+memory: because it is an output of the region, the operand of an anchor, or the result of a reduction. If its expression
+is element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise
+the anchor is stored first and an element-wise kernel does the rest. So any region is computed rightly, whatever fusion
+put into it, and well if fusion knew what anchors can take.
 """
 
 from __future__ import annotations
@@ -104,8 +105,10 @@ class Scope:
 
     def copy_of(self, tensor: te.Tensor) -> te.Tensor:
         """A computation of a tensor's value: itself if it can be inlined, else a copy of what is in memory."""
-        if is_inlined(tensor) and tensor.op not in self._buffers and not any(
-            leaf.op in self._anchors and leaf.op not in self._buffers for leaf in leaves(tensor)
+        if (
+            is_inlined(tensor)
+            and tensor.op not in self._buffers
+            and not any(leaf.op in self._anchors and leaf.op not in self._buffers for leaf in leaves(tensor))
         ):
             return tensor
         if tensor.op not in self._copies:
@@ -202,7 +205,7 @@ class Scope:
     def _follows_channels(
         self, leaf: te.Tensor, indices: Sequence[tirx.Expr], variables: Sequence[tirx.Var], block: int
     ) -> bool:
-        """Whether a blocked kernel can read this operand: by its own block and lane, or one that is the same for all."""
+        """Whether a blocked kernel can read this operand: by its own block and lane, or one that all share."""
         if len(indices) != len(variables) or len(indices) < 3:
             return not any(_mentions(index, variables[1]) for index in indices)
         channels = shape_of(leaf)[1]
@@ -239,9 +242,7 @@ class Scope:
     def _sources(self, tensor: te.Tensor, layout: Layout) -> tuple[list[Source], list[Buffer]]:
         return self._sources_of(leaves(tensor), len(tensor.shape), layout)
 
-    def _sources_of(
-        self, tensors: Sequence[te.Tensor], rank: int, layout: Layout
-    ) -> tuple[list[Source], list[Buffer]]:
+    def _sources_of(self, tensors: Sequence[te.Tensor], rank: int, layout: Layout) -> tuple[list[Source], list[Buffer]]:
         """The operands of a kernel whose result has this rank and layout, in memory.
 
         A blocked kernel reads blocked operands; a plain one reads them as they are.
@@ -286,4 +287,3 @@ def _mentions(expression: tirx.Expr, variable: tirx.Var) -> bool:
 def as_rank(values: Array, rank: int) -> Array:
     """Values with axes of size one in front, as broadcasting would add them."""
     return values.reshape((1,) * (rank - values.ndim) + values.shape) if 0 < values.ndim < rank else values
-

@@ -1,0 +1,32 @@
+"""How the axes of a tensor lie in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the logical axes of a tensor lie in memory.
+
+    Attributes:
+        block: 0 for row-major. Otherwise axis 1 (channels) of an N, C, spatial... tensor is split into blocks of this
+        many,
+            and the position inside a block becomes the innermost axis: N, ceil(C / block), spatial..., block. Lanes
+            past the last channel are padding: they may hold anything, and no kernel lets them reach a real channel.
+    """
+
+    block: int = 0
+
+    def physical_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in memory of a tensor of this logical shape."""
+        if not self.block:
+            return shape
+        n, c, *spatial = shape
+        return (n, -(-c // self.block), *spatial, self.block)
+
+    def __str__(self) -> str:
+        return f"NC...{self.block}c" if self.block else "plain"
+
+
+PLAIN = Layout()
