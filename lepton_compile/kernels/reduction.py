@@ -117,21 +117,17 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
                 parts.append(serial(fast - done, lambda k: one(outer, k + done), "tail"))
             return sequence(parts)
 
-        fold = [
-            serial(
-                lanes,
-                lambda lane, c=c: store(total, [0], reduce.combine(load(total, [0]), load(partial[c], [lane]))),  # type: ignore[misc]
-                "lane",
-            )
-            for c in range(chains)
-        ]
+        def fold(chain: tirx.Buffer) -> tirx.Stmt:
+            combine = lambda lane: reduce.combine(load(total, [0]), load(chain, [lane]))  # noqa: E731
+            return serial(lanes, lambda lane: store(total, [0], combine(lane)), "lane")
+
         return allocate(
             [*partial, total],
             [
                 *(vectorized(lanes, lambda lane, p=p: store(p, [lane], reduce.identity)) for p in partial),
                 store(total, [0], reduce.identity),
                 nest(slow, walk, "k"),
-                *fold,
+                *(fold(chain) for chain in partial),
                 store(result, position, load(total, [0])),
             ],
         )

@@ -18,11 +18,12 @@ from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels import matmul as mm
 from lepton_compile.kernels.elementwise import Part, elementwise
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.pooling import AVERAGE, DEPTHWISE, MAXIMUM, sliding_window
 from lepton_compile.kernels.window import Window
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
-from lepton_compile.lowering.program import PLAIN, Buffer
+from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Anchor, Scope, as_rank
 
 Lowered: TypeAlias = te.Tensor | tuple[te.Tensor, ...] | None

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm_ffi
-from tvm import te, tirx
+from tvm import te
 
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
+from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.lowering.memory import plan_memory
 from lepton_compile.lowering.program import (
-    PLAIN,
     Buffer,
     Call,
     If,
     Kernel,
-    Layout,
     Program,
     Shape,
     Step,
@@ -78,7 +77,8 @@ class Builder:
         """A read-only buffer of these values, given in their logical shape; equal ones are kept once."""
         packed = np.ascontiguousarray(_blocked(values, layout.block) if layout.block else values)
         digest = hashlib.sha256(f"{values.shape} {packed.shape} {packed.dtype}".encode())
-        digest.update(packed.view(np.uint8).reshape(-1) if packed.size else b"")
+        if packed.size:
+            digest.update(packed.reshape(-1).view(np.uint8).data)
         key = digest.hexdigest()
         if key not in self._weights_by_hash:
             made = self.buffer(values.shape, values.dtype.name, layout, storage=Storage.WEIGHT, tensor=tensor)
@@ -133,7 +133,7 @@ class Builder:
             shape = [int(size) for size in source.shape]
             if layout == PLAIN and shape[0] == 1 and math.prod(shape[2:]) == 1:
                 # One image of one pixel: the blocked channels already lie side by side.
-                self._converted[key] = self.view(source, shape, source.tensor)
+                self._converted[key] = self.view(source, tuple(shape), source.tensor)
             else:
                 made = self.buffer(shape, source.dtype, layout, tensor=source.tensor)
                 self.copy(source, made, nodes)
@@ -208,13 +208,3 @@ def _blocked(values: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
     padded = np.zeros((n, blocks * block, *spatial), values.dtype)
     padded[:, :channels] = values
     return np.moveaxis(padded.reshape(n, blocks, block, *spatial), 2, -1)
-
-
-def is_float(dtype: str) -> bool:
-    """Whether an element type is a floating-point one."""
-    return "float" in dtype
-
-
-def constant(value: float, dtype: str) -> tirx.Expr:
-    """A constant expression."""
-    return tirx.const(value, dtype)

@@ -9,11 +9,12 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import recurrent, vector_math
 from lepton_compile.kernels.kernel import shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.recurrent import Activation, Cell, Recurrence, pack_gates, pack_recurrent
 from lepton_compile.lowering.anchors import anchor, product
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
-from lepton_compile.lowering.program import PLAIN, Buffer
+from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Scope
 
 GATES = 4

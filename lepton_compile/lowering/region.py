@@ -19,10 +19,11 @@ from tvm import sym, te, tirx
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.expressions import Reduction, evaluate, is_inlined, is_reduction, leaves, operands
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.reduction import reduction
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import Array
-from lepton_compile.lowering.program import PLAIN, Buffer, Layout
+from lepton_compile.lowering.program import Buffer
 
 
 @dataclass(frozen=True)
