@@ -30,9 +30,10 @@ class Verification:
     how far it moves when the inputs move by a rounding, or onnxruntime optimises the model.
     """
 
-    def __init__(self, reference: Graph) -> None:
+    def __init__(self, reference: Graph, inputs: Mapping[str, Array] | None = None) -> None:
+        """Evaluate `reference` on `inputs`, or on random ones."""
         self._reference = reference
-        self._inputs = random_inputs(reference, seed=0)
+        self._inputs = random_inputs(reference, seed=0) if inputs is None else inputs
         self._expected = reference.run(self._inputs)
 
     def check(self, rewrite: Pass, graph: Graph) -> None:
