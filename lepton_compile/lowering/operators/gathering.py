@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from lepton_compile.lowering.operators.reduction import maximum, minimum, produc
 from lepton_compile.lowering.operators.registry import Operation, operator
 
 
-def from_the_front(index: tirx.Expr, size: int, known: npt.NDArray[np.generic] | None = None) -> tirx.Expr:
+def from_the_front(index: tirx.Expr, size: int, known: npt.NDArray[Any] | None = None) -> tirx.Expr:
     """An index of data as int32, negative ones counted from the end; `known`: its values if they are constants."""
     narrow = cast(index, "int32")
     if known is not None and known.size and int(known.min()) >= 0:
@@ -23,7 +24,7 @@ def from_the_front(index: tirx.Expr, size: int, known: npt.NDArray[np.generic] |
     return let(narrow, lambda v: tirx.Select(v < 0, v + size, v))
 
 
-def progression(values: npt.NDArray[np.generic], size: int) -> tuple[int, int] | None:
+def progression(values: npt.NDArray[Any], size: int) -> tuple[int, int] | None:
     """First term and step where constant indices are equally spaced, so that no load is needed to know them."""
     flat = np.where(values.ravel() < 0, values.ravel() + size, values.ravel()).astype(np.int64)
     if flat.size == 1:
@@ -94,7 +95,17 @@ def one_hot(node: Operation, indices: te.Tensor, _: te.Tensor, values: te.Tensor
     return te.compute((*at[:axis], depth, *at[axis:]), element, name="one_hot")
 
 
+Hit = Callable[[Sequence[tirx.Expr], Sequence[tirx.Expr]], tirx.Expr]
+Place = Callable[[Sequence[tirx.Expr], Sequence[tirx.Expr]], list[tirx.Expr]]
+
 _REDUCERS = {"add": te.sum, "mul": product, "max": maximum, "min": minimum}
+_NEUTRAL = {"add": 0, "mul": 1}
+_COMBINATIONS: dict[str, Callable[[tirx.Expr, tirx.Expr], tirx.Expr]] = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "max": lambda a, b: tirx.Select(a < b, b, a),
+    "min": lambda a, b: tirx.Select(b < a, b, a),
+}
 
 
 def scattered(
@@ -102,7 +113,8 @@ def scattered(
     updates: te.Tensor,
     reduction: str,
     extents: Sequence[int],
-    hits: Sequence[object],
+    reaches: Hit,
+    place: Place,
 ) -> te.Tensor:
     """`x` with updates put in.
 
@@ -115,30 +127,22 @@ def scattered(
         updates: The values.
         reduction: "none", "add", "mul", "max" or "min".
         extents: How far to look along each axis of the search.
-        hits: Two functions of (index of the result, index of the search): whether the update there reaches this
-        element,
-            and the index of that update.
+        reaches: Whether the update at an index of the search reaches the element at an index of the result.
+        place: The index of that update.
     """
-    reaches, place = hits
     shape, dtype = shape_of(x), dtype_of(x)
     search = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(extents)]
     at = [variable.var for variable in search]
 
     if reduction != "none":
-        reducer = _REDUCERS[reduction]
-        identity = {"add": lambda: tirx.const(0, dtype), "mul": lambda: tirx.const(1, dtype)}
+        reducer, combine = _REDUCERS[reduction], _COMBINATIONS[reduction]
 
         def contribution(*i: tirx.Expr) -> tirx.Expr:
-            neutral = identity[reduction]() if reduction in identity else load(x, *i)
+            # An element that is no update's must not change: the element itself is neutral to max and min.
+            neutral = tirx.const(_NEUTRAL[reduction], dtype) if reduction in _NEUTRAL else load(x, *i)
             return reducer(tirx.if_then_else(reaches(i, at), load(updates, *place(i, at)), neutral), axis=search)
 
         reduced = te.compute(shape, contribution, name="scatter_reduce")
-        combine = {
-            "add": lambda a, b: a + b,
-            "mul": lambda a, b: a * b,
-            "max": lambda a, b: tirx.Select(a < b, b, a),
-            "min": lambda a, b: tirx.Select(b < a, b, a),
-        }[reduction]
         return te.compute(shape, lambda *i: combine(load(x, *i), load(reduced, *i)), name="scatter")
 
     flat = tirx.const(0, "int32")
@@ -177,7 +181,7 @@ def scatter_elements(node: Operation, x: te.Tensor, indices: te.Tensor, updates:
         within = [i[other] < at[other] for other in range(len(shape)) if other != axis and at[other] < shape[other]]
         return tirx.if_then_else(tirx.all(*within), hit, tirx.const(False, "bool")) if within else hit
 
-    return scattered(x, updates, node.attribute("reduction", "none"), [at[axis]], (reaches, place))
+    return scattered(x, updates, node.attribute("reduction", "none"), [at[axis]], reaches, place)
 
 
 @operator("ScatterND")
@@ -199,7 +203,7 @@ def scatter_nd(node: Operation, x: te.Tensor, indices: te.Tensor, updates: te.Te
 
     if not math.prod(outer):
         return x
-    return scattered(x, updates, node.attribute("reduction", "none"), outer or (1,), (reaches, place))
+    return scattered(x, updates, node.attribute("reduction", "none"), outer or (1,), reaches, place)
 
 
 @operator("CumSum")

@@ -320,7 +320,8 @@ def _scales_and_sizes(
     """Per axis, result per input, and the length of the result, from whichever of the two the node gives."""
     where = 1 if node.op_type == "Upsample" else 2
     given = node.attribute("scales") if node.op_type == "Upsample" else None
-    if given is None and len(rest) >= where and rest[where - 1] is not None and rest[where - 1].shape[0] != 0:
+    scales_input = rest[where - 1] if len(rest) >= where else None
+    if given is None and scales_input is not None and shape_of(scales_input) != (0,):
         given = node.constant(where, "the list of scales").tolist()
     if given is not None:
         scales = [float(F32(scale)) for scale in given]
