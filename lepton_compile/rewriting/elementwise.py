@@ -73,13 +73,13 @@ def chain_behind(anchor: gs.Node, uses: Uses, position: Mapping[int, int], taken
     inside = {id(anchor)}
     closed = 1
     refusal = ""
-    while len(nodes) < MAXIMUM_NODES:
+    while True:
         seen = {id(tensor): tensor for node in nodes for tensor in node.outputs}.values()
         live = [tensor for tensor in seen if uses.is_output(tensor) or _outside(tensor, inside)]
         if len(live) <= 1:
             closed = len(nodes)
         readers = [(tensor, reader) for tensor in live for reader in _outside(tensor, inside)]
-        if not any(is_elementwise(reader) for _, reader in readers):
+        if len(nodes) == MAXIMUM_NODES or not any(is_elementwise(reader) for _, reader in readers):
             break
         refusal = next(filter(None, (_why_end(tensor, uses) for tensor in live)), "") or next(
             filter(None, (_why_not(tensor, reader, anchor, uses, shape, taken) for tensor, reader in readers)), ""
