@@ -17,8 +17,8 @@ from lepton_compile.target.host import sense_host
 from lepton_compile.target.target import Target
 
 GROUP = "lepton_compile.targets"
-"""The entry-point group of plugins. An entry's value is a module; each .toml file in its folder is a target, called by the
-file's name. What the entry itself is called does not matter."""
+"""The entry-point group of plugins. An entry's value is a module; each .toml file in its folder is a target, named as
+the file is. What the entry itself is called does not matter."""
 
 _BUILT_IN = "lepton_compile.targets"
 _HOST = "host"

@@ -157,10 +157,9 @@ def _nearest(name: str, value: object) -> str:
         near = difflib.get_close_matches(name, _TABLES, n=1)
         return f"; did you mean [{near[0]}]?" if near else f"; the tables are {', '.join(f'[{t}]' for t in _TABLES)}"
     # A field in the wrong table is as likely as a slip of the pen.
-    last = name.rpartition(".")[2]
-    near = [field for field in _FIELDS if field.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(name, _FIELDS, n=3)
-    table = name.rpartition(".")[0]
+    table, _, last = name.rpartition(".")
+    close = difflib.get_close_matches(last, [field.rpartition(".")[2] for field in _FIELDS], n=1)
+    near = [field for field in _FIELDS if [field.rpartition(".")[2]] == close]
     siblings = [field for field in _FIELDS if field.rpartition(".")[0] == table]
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(siblings)}"
 

@@ -65,8 +65,7 @@ def host_features() -> frozenset[str]:
 def sensible_features(architecture: str) -> frozenset[str]:
     """The features that can be sensed on an architecture, in LLVM's names."""
     if architecture == "x86_64":
-        # Every processor has the lowest level, of which Linux does not list all.
-        return X86_LEVELS["x86-64-v4"] - X86_LEVELS["x86-64"] | set(X86_EXTRAS)
+        return X86_LEVELS["x86-64-v4"] | set(X86_EXTRAS)
     return frozenset({"neon", *ARM_EXTRAS} if architecture == "aarch64" else RISCV_EXTENSIONS)
 
 

@@ -136,14 +136,7 @@ class Target:
 
     def tvm(self) -> dict[str, object]:
         """What `tvm.target.Target` takes."""
-        features = list(self.features)
-        # On most processors with AVX-512, LLVM splits 64-byte vectors in two unless it is told not to.
-        if self.architecture == "x86_64" and not any(feature[1:] == "prefer-256-bit" for feature in features):
-            features.append("-prefer-256-bit")
-        described: dict[str, object] = {"kind": self.kind, "mtriple": self.triple, "mcpu": self.cpu, "mattr": features}
-        if self.architecture == "riscv64":
-            described["mabi"] = "lp64d"
-        return described
+        return llvm.tvm_target(self.triple, self.cpu, self.features)
 
     def zig_triple(self) -> str:
         """What `zig cc -target` takes.
@@ -208,7 +201,7 @@ class Target:
         Raises:
             TargetError: LLVM knows no such processor or feature.
         """
-        known = level_features(self.cpu, self.features)
+        known = level_features(self.cpu, self.features) if self.architecture == "x86_64" else None
         return llvm.enabled_features(self.triple, self.cpu, self.features) if known is None else known
 
 
