@@ -18,6 +18,7 @@ from lepton_compile.errors import PassError
 from lepton_compile.evaluation.compare import TENSOR_TOLERANCE, Mismatch, compare_outputs
 from lepton_compile.evaluation.kernels import KERNEL_TOLERANCE, KernelCheck, check_kernels
 from lepton_compile.evaluation.probes import random_inputs
+from lepton_compile.evaluation.reference import precise, reference_answers
 from lepton_compile.lowering import lower
 from lepton_compile.model import import_model
 from lepton_compile.model.execution import evaluate
@@ -103,8 +104,8 @@ def bisect(
     graph = import_model(model, shapes)
     inputs = dict(random_inputs(graph, seed=0) if inputs is None else inputs)
     structure, weights = read_model(model)
-    expected = evaluate(structure, {**weights, **inputs})
-    if mismatches := compare_outputs(graph.run(inputs), expected):
+    expected = evaluate(precise(structure), {**weights, **inputs})
+    if mismatches := compare_outputs(reference_answers(graph, inputs), expected):
         return Finding("import", detail=_listed(mismatches))
 
     try:

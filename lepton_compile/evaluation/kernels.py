@@ -16,6 +16,7 @@ import onnx
 
 from lepton_compile.codegen import Library, TracedStep, trace
 from lepton_compile.evaluation.compare import Mismatch, compare_outputs, relative_error
+from lepton_compile.evaluation.reference import precise
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.model import Graph
 from lepton_compile.model.execution import evaluate
@@ -67,21 +68,21 @@ def check_kernels(
         TargetError: The library is for another machine.
     """
     variables = {tensor.name: tensor for node in graph.gs.nodes for tensor in node.outputs}
-    stored: list[tuple[TracedStep, str, Array]] = []
+    stored: dict[str, tuple[TracedStep, Array]] = {}
 
     def visit(step: TracedStep) -> None:
         for name in step.call.arguments[library.program.kernels[step.call.kernel].inputs :]:
             buffer = library.program.buffers[name]
             if buffer.tensor is not None and buffer.tensor in variables:
+                # Several calls may write parts of one tensor: it is whole after the last.
+                stored.pop(buffer.tensor, None)
                 variable = variables[buffer.tensor]
-                stored.append(
-                    (step, buffer.tensor, _logical(buffer, step.arrays[name], variable.dtype, variable.shape))
-                )
+                stored[buffer.tensor] = (step, _logical(buffer, step.arrays[name], variable.dtype, variable.shape))
 
     outputs = trace(library, inputs, visit)
-    expected = _recomputed(graph, inputs, {name: value for _, name, value in stored})
+    expected = _recomputed(graph, inputs, {name: value for name, (_, value) in stored.items()})
     checks = []
-    for step, name, value in stored:
+    for name, (step, value) in stored.items():
         wanted = expected[name]
         found = compare_outputs({name: value}, {name: wanted}, tolerance=tolerance, channel_tolerance=np.inf)
         mismatch = found[0] if found else None
@@ -111,7 +112,7 @@ def _recomputed(graph: Graph, inputs: Mapping[str, Array], given: Mapping[str, A
         kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(names[name], kind, value.shape))
     feeds = {names[name]: value for name, value in given.items()}
-    return evaluate(model, {**graph.large_weights(), **inputs, **feeds}, list(given))
+    return evaluate(precise(model), {**graph.large_weights(), **inputs, **feeds}, list(given))
 
 
 def _redirect(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
