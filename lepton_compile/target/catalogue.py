@@ -46,7 +46,7 @@ def resolve_target(target: str | os.PathLike[str] | Mapping[str, object] | Targe
             return sense_host()
         path = _locate(target, Path())
     else:
-        path = Path(target).resolve()
+        path = _absolute(Path(target))
     return _checked(_read(path), str(path), path.parent, _stem(path))
 
 
@@ -120,7 +120,7 @@ def _inherited(settings: Settings, folder: Path, chain: tuple[str, ...]) -> tupl
 def _locate(target: str, folder: Path) -> Path:
     """The file of a target that is named, or given by a path relative to a folder."""
     if _is_path(target):
-        return (folder / target).resolve()
+        return _absolute(folder / target)
     files = _files()
     if target not in files:
         names = sorted((_HOST, *files))
@@ -136,6 +136,14 @@ def _locate(target: str, folder: Path) -> Path:
             files=(first, *others),
         )
     return first
+
+
+def _absolute(path: Path) -> Path:
+    """A path by which a file is known again."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a circle of links, in the one or the other by Python's version
+        raise TargetError(f"{path}: can not be read: {error}", path=str(path)) from error
 
 
 def _read(path: Path) -> Settings:

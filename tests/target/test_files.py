@@ -235,6 +235,13 @@ def test_a_longer_circle_is_found_through_links_too(write, tmp_path):
         resolve_target(tmp_path / "a.toml")
 
 
+def test_links_that_lead_nowhere_are_refused(tmp_path):
+    (tmp_path / "a.toml").symlink_to(tmp_path / "b.toml")
+    (tmp_path / "b.toml").symlink_to(tmp_path / "a.toml")
+    with pytest.raises(TargetError, match=r"a\.toml: can not be read"):
+        resolve_target(tmp_path / "a.toml")
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"\x00"])
 def test_what_is_no_file_of_text_is_refused(tmp_path, content):
     path = tmp_path / "board.toml"

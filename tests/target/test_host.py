@@ -143,8 +143,8 @@ def test_the_frequency_is_the_same_at_every_look(tmp_path, more, hertz):
     assert sense(root, "x86_64", frozenset({0})).resources.frequency_hz == hertz
 
 
-# What a process sees of its control group: all of the machine's groups, or, in a container, mounts that have its own group
-# at the top, while the path still begins at the machine's or begins there too.
+# What a process sees of control groups: all of the machine's, or, in a container, mounts that have its own group at the
+# top, while the path still begins at the machine's or begins there too.
 V1_MOUNT = "30 25 0:26 {root} /sys/fs/cgroup/{name} rw,relatime - cgroup cgroup rw,{name}\n"
 V2_MOUNT = "30 25 0:26 {root} /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw\n"
 
