@@ -1,7 +1,7 @@
 """The process in which LLVM is asked what it knows of a processor, and then made to compile for it.
 
-Its argument is what `tvm.target.Target` takes, in JSON. It prints, in JSON, the processors there are, the features there
-are, and the features that are on for the target; then it compiles an empty function, at which LLVM may abort.
+Its argument is what `tvm.target.Target` takes, in JSON. It prints, in JSON, the processors there are, the features
+there are, and the features that are on for the target; then it compiles an empty function, at which LLVM may abort.
 """
 
 from __future__ import annotations
