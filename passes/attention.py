@@ -70,6 +70,8 @@ def _scores(tensor: gs.Tensor, depth: int) -> list[gs.Node]:
     operands = node.inputs[:1] if node.op == "Div" else node.inputs[1:] if node.op == "Where" else node.inputs
     for operand in operands:
         others = [other for other in node.inputs if other is not operand]
+        if len(others) != len(node.inputs) - 1:
+            continue
         if node.op in ("Mul", "Div", "Max") and not all(number(other) is not None for other in others):
             continue
         if node.op == "Where" and not any(constant(other) is not None for other in others):
