@@ -57,8 +57,10 @@ def nest(
 
 
 def sequence(statements: Iterable[tirx.Stmt]) -> tirx.Stmt:
-    """One statement after the other."""
+    """One statement after the other; none: nothing is done."""
     listed = list(statements)
+    if not listed:
+        return stmt.Evaluate(tirx.const(0, "int32"))
     return listed[0] if len(listed) == 1 else stmt.SeqStmt(listed)
 
 

@@ -142,13 +142,12 @@ def sliding_window(
                     "kw",
                 )
             assert isinstance(begin, int)
-            steps = [
+            return sequence(
                 add(t, [*outer_taps, tap])
                 for tap in range(last.kernel)
                 for t in range(tiles.width)
                 if last.inside(begin + t, tap)
-            ]
-            return sequence(steps) if steps else store(totals[0], [0], load(totals[0], [0]))
+            )
 
         def along(axis: int, taken: list[tirx.Expr | int]) -> tirx.Stmt:
             if axis == len(outer):

@@ -52,7 +52,8 @@ class Window:
 
     def is_identity(self) -> bool:
         """Whether every output position sees exactly the input at the same position."""
-        return (self.kernel, self.stride, self.pad, self.step) == (1, 1, 0, 1) and self.input == self.positions
+        facts = (self.kernel, self.stride, self.pad, self.step, self.offset)
+        return facts == (1, 1, 0, 1, 0) and self.input == self.positions
 
     def taps(self, position: tirx.Expr) -> tuple[tirx.Expr | int, tirx.Expr | int]:
         """First tap inside the input and how many there are, for a position known only at run time."""
