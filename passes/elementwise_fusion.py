@@ -18,6 +18,8 @@ from lepton_compile.rewriting.fusion import Fusion
 from lepton_compile.rewriting.patterns import Uses, producer, static_shape
 from lepton_compile.rewriting.regions import Region, positions
 
+Refusal = tuple[gs.Node, str]
+
 
 @dataclass(frozen=True)
 class ElementWiseFusion(Fusion):
@@ -31,33 +33,35 @@ class ElementWiseFusion(Fusion):
         """The largest regions with one output, from the last nodes of each scope to the first."""
         position = positions(graph)
         taken: set[int] = set()
+        refused: set[int] = set()
         for scope in bodies(graph.gs):
             found: list[Region | str] = []
             for last in reversed(scope.nodes):
                 if id(last) in taken or not is_elementwise(last):
                     continue
                 nodes, refusals = _region(last, uses, position)
-                found += reversed(refusals)
+                found += reversed([why for node, why in refusals if id(node) not in refused])
+                refused |= {id(node) for node, _ in refusals}
                 if len(nodes) > 1:
                     taken |= {id(node) for node in nodes}
                     found.append(Region(self.kind, last.name, tuple(nodes)))
             yield from reversed(found)
 
 
-def _region(last: gs.Node, uses: Uses, position: Mapping[int, int]) -> tuple[list[gs.Node], list[str]]:
-    """The nodes that are computed for `last` alone, in the order of the graph, and why it is not more.
+def _region(last: gs.Node, uses: Uses, position: Mapping[int, int]) -> tuple[list[gs.Node], list[Refusal]]:
+    """The nodes that are computed for `last` alone, in the order of the graph, and those that are not, with why.
 
     Producers are looked at from the last to the first: what reads one has been looked at before it.
     """
     nodes: list[gs.Node] = []
     inside: set[int] = set()
     seen = {id(last)}
-    refusals: list[str] = []
+    refusals: list[Refusal] = []
     waiting: list[tuple[int, gs.Node]] = [(-position[id(last)], last)]
     while waiting:
         _, node = heapq.heappop(waiting)
         if node is not last and (why := _why_not(node, last, uses, inside)):
-            refusals.append(f"{node.name}: {why}")
+            refusals.append((node, f"{node.name}: {why}"))
             continue
         if len(nodes) == MAXIMUM_NODES:
             break
