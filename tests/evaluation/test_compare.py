@@ -52,6 +52,18 @@ def test_channels_lie_on_axis_1_whatever_the_batch():
     assert compare(actual, expected, tolerance=1, channel_tolerance=0.02) == []
 
 
+def test_a_single_number_that_cancels_has_no_relative_precision():
+    expected = np.array([[3.0, -2.0, 0.001, 0.5]], np.float32)
+    actual = expected + np.array([[0, 0, 1e-5, 0]], np.float32)
+    assert compare(actual, expected) == []
+    assert [m.channel for m in compare(expected * np.array([[1, 1, 1, 1.002]], np.float32), expected, tolerance=1)] == [
+        3
+    ]
+    # More than one number a channel: each channel counts, however small.
+    twice = [np.stack([value, value], axis=2) for value in (actual, expected)]
+    assert [m.channel for m in compare(*twice)] == [2]
+
+
 def test_zero_must_be_zero():
     assert [m.problem for m in compare(np.full(4, 1e-9), np.zeros(4))] == ["tensor"]
     assert compare(np.zeros(4), np.zeros(4)) == []
