@@ -7,7 +7,7 @@ are relative, by Euclidean norms, and every channel is held to account on its ow
     ‖a_c - b_c‖₂ / ‖b_c‖₂ <= channel_tolerance  for every index c of axis 1
 
 A channel that is a single number (the logits of a classifier) is held to account only if it is not near zero, at least
-a hundredth of the tensor's root mean square: a sum that happens to cancel has no relative precision, whoever computes it.
+a hundredth of the root mean square of all: a sum that happens to cancel has no relative precision, whoever computes it.
 
 Integers, booleans and strings are equal; NaN and infinities stand in the same places.
 """

@@ -94,9 +94,15 @@ def _random_constant(role: tuple[str, int], shape: tuple[int, ...], random: np.r
 
 def _scale(node: onnx.NodeProto, runs: list[dict[str, np.ndarray]], constants: dict[str, np.ndarray]) -> None:
     """Set what normalises: the size of a layer's weights, the statistics of a BatchNormalization."""
-    if node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
+    if node.op_type == "Conv" and len(node.input) == 3:
+        # Each channel gets mean 0 and variance 1, as BatchNormalization would give it.
         made = np.concatenate([_run(node, values, constants) for values in runs])
-        constants[node.input[1]] = constants[node.input[1]] / np.float32(made.std())
+        scale = 1 / (made.std(axis=(0, 2, 3)) + np.float32(0.1))
+        constants[node.input[1]] = constants[node.input[1]] * scale[:, None, None, None]
+        constants[node.input[2]] = (constants[node.input[2]] - made.mean(axis=(0, 2, 3))) * scale
+    elif node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
+        made = np.concatenate([_run(node, values, constants) for values in runs])
+        constants[node.input[1]] = constants[node.input[1]] / made.std()
     elif node.op_type == "BatchNormalization":
         seen = np.concatenate([values[node.input[0]] for values in runs])
         constants[node.input[3]] = seen.mean(axis=(0, 2, 3), dtype=np.float64).astype(np.float32)
