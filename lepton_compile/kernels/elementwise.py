@@ -71,7 +71,7 @@ def elementwise(
         return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
 
     general = unguarded(variables)
-    guarded = bool(channels % layout.block) and not _stays_in_lane(general, variables) if layout.block else False
+    guarded = bool(channels % layout.block) and not stays_in_lane(general, variables) if layout.block else False
 
     def value(at: Sequence[tirx.Expr]) -> tirx.Expr:
         if not guarded:
@@ -118,7 +118,7 @@ def elementwise(
     )
 
 
-def _stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
+def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
     """Whether every load takes the output's own block and lane, so that padding lanes read padding lanes only."""
     block, lane = hash(variables[1]), hash(variables[-1])
     for read in loads_of(value):

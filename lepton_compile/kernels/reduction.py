@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tvm import ir, sym, te, tirx
 
-from lepton_compile.kernels.elementwise import logical, split_index, vector_loops
+from lepton_compile.kernels.elementwise import logical, split_index, stays_in_lane, vector_loops
 from lepton_compile.kernels.expressions import Reduction, count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, shape_of
 from lepton_compile.kernels.layout import Layout
@@ -57,8 +57,21 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
     boolean = "bool" in {dtype, *(str(buffer.dtype) for buffer in inputs.parameters)}
     lanes = 1 if boolean else machine.lanes
 
-    def term(at: Sequence[tirx.Expr], over: Sequence[tirx.Expr]) -> tirx.Expr:
+    def unguarded(at: Sequence[tirx.Expr], over: Sequence[tirx.Expr]) -> tirx.Expr:
         return reduce.term(logical(at, layout, rank), over, inputs.load)
+
+    variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(extents))]
+    for variable, extent in zip(variables, extents, strict=True):
+        analyzer.bind(variable, ir.Range(0, extent))
+    general = unguarded(variables, [tirx.Var(f"k{axis}", "int32") for axis in range(len(reduced))])
+    channels = shape_of(output)[1] if layout.block else 0
+    guarded = bool(layout.block and channels % layout.block) and not stays_in_lane(general, variables)
+
+    def term(at: Sequence[tirx.Expr], over: Sequence[tirx.Expr]) -> tirx.Expr:
+        if not guarded:
+            return unguarded(at, over)
+        inside = at[1] * layout.block + at[-1] < channels
+        return tirx.if_then_else(inside, unguarded(at, over), reduce.identity)
 
     def bounded_lane(lane: tirx.Expr, width: int) -> None:
         if width > 1:
@@ -132,10 +145,7 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
             ],
         )
 
-    variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(extents))]
-    operations = (count_operations(term(variables, [tirx.const(0, "int32") for _ in reduced])) + 1) * math.prod(
-        (*extents, *reduced)
-    )
+    operations = (count_operations(general) + 1) * math.prod((*extents, *reduced))
     if extents[-1] < lanes and reduced and reduced[-1] >= lanes:
         blocks = math.prod(extents)
         body = parallel(blocks, lambda block: along_reduced(split_index(block, extents)))

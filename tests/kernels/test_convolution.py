@@ -46,6 +46,10 @@ def light(value: tirx.Expr, bias: tirx.Expr, residual: tirx.Expr) -> tirx.Expr:
     return tirx.max(value + bias + residual, tirx.const(0, "float32"))
 
 
+def numpy_light(value: np.ndarray, bias: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    return np.maximum(value + bias + residual, 0)
+
+
 def heavy(value: tirx.Expr, bias: tirx.Expr, residual: tirx.Expr) -> tirx.Expr:
     """More operations than are unrolled over the registers."""
     biased = value + bias
@@ -69,10 +73,8 @@ def check(case: Case, machine: Machine, run: Callable[..., np.ndarray], epilogue
     bias = rng.standard_normal((1, outputs) + (1,) * rank, dtype=np.float32)
     expected = onnx_node("Conv", x, w, strides=strides, dilations=dilations, pads=pads, group=case.groups)
     residual = rng.standard_normal(expected.shape, dtype=np.float32)
-    if epilogue is light:
-        expected = np.maximum(expected + bias + residual, 0)
-    else:
-        expected = numpy_heavy(expected, bias, residual)
+    in_numpy = numpy_light if epilogue is light else numpy_heavy
+    expected = in_numpy(expected, bias, residual)
 
     windows = [
         Window(size, positions, kernel, stride, dilation, pad)
