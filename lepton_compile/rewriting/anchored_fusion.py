@@ -35,7 +35,11 @@ class AnchoredFusion(Fusion):
                     continue
                 chain = chain_behind(anchor, uses, position, taken)
                 found += reversed(chain.refusals)
-                if len(chain.nodes) > 1 and not why_not_fuse(uses, chain.nodes):
+                if len(chain.nodes) == 1:
+                    continue
+                if why := why_not_fuse(uses, chain.nodes):
+                    found.append(f"{anchor.name}: {why}")
+                else:
                     taken |= {id(node) for node in chain.nodes}
                     found.append(Region(self.kind, anchor.name, tuple(chain.nodes)))
             yield from reversed(found)
