@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, RegisterTile
 from lepton_compile.kernels.window import Tiles, Window, tile_row
 
 LaneValue = Callable[[tirx.Expr], tirx.Expr]
+Index = TypeVar("Index")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Convolution:
         inputs: Input channels of one group.
         outputs: Output channels of one group.
         groups: Groups.
-        windows: One per spatial axis.
+        windows: One per spatial axis, in the order of the loops, the innermost last.
+        order: Which of the tensor's spatial axes each window is for.
         tile: The register tile.
     """
 
@@ -54,12 +57,17 @@ class Convolution:
     outputs: int
     groups: int
     windows: tuple[Window, ...]
+    order: tuple[int, ...]
     tile: TileShape
 
     @property
     def flat(self) -> bool:
         """Whether it is a matrix product over the pixels."""
         return all(window.is_identity() for window in self.windows)
+
+    def spatial(self, indices: Sequence[Index]) -> list[Index]:
+        """Indices in the order of the loops, put into the order of the tensor's axes."""
+        return [indices[self.order.index(axis)] for axis in range(len(self.order))]
 
     @property
     def pixels(self) -> int:
@@ -70,11 +78,14 @@ class Convolution:
 def convolution_of(
     batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
 ) -> Convolution:
-    """Choose the register tile of a convolution."""
-    flat = all(window.is_identity() for window in windows)
-    columns = math.prod(window.positions for window in windows) if flat else windows[-1].positions
+    """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
+    # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
+    order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
+    loops = tuple(windows[axis] for axis in order)
+    flat = all(window.is_identity() for window in loops)
+    columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
     tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, tuple(windows), tile)
+    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -95,6 +106,7 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
 def pack_weights(weights: npt.NDArray[np.float32], shapes: Convolution, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where a block has no channel."""
     groups, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
+    weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
     padded = np.zeros((groups, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
     padded[:, : shapes.outputs, : shapes.inputs] = weights.reshape(groups, shapes.outputs, shapes.inputs, *kernel)
     split = padded.reshape(groups, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
@@ -110,7 +122,7 @@ def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) ->
         g, tile, ib, *taps, ii, block, lane = at
         output, channel = (tile * blocks + block) * lanes + lane, ib * lanes + ii
         inside = tirx.all(output < shapes.outputs, channel < shapes.inputs)
-        value = weights(g * shapes.outputs + output, channel, *taps)
+        value = weights(g * shapes.outputs + output, channel, *shapes.spatial(taps))
         return tirx.if_then_else(inside, value, tirx.const(0, str(weights.dtype)))
 
     return te.compute(packed_shape(shapes, machine), element, name="packed")
@@ -280,16 +292,19 @@ class _Emitter:
         """The input pixel that a tap of an output pixel sees."""
         if self.shapes.flat:
             return self.pixel(place, position)
-        return [
-            p * window.stride - window.pad + tap * window.dilation
-            for window, p, tap in zip(self.shapes.windows, [*place.outer, position], taps, strict=True)
-        ]
+        return self.shapes.spatial(
+            [
+                p * window.stride - window.pad + tap * window.dilation
+                for window, p, tap in zip(self.shapes.windows, [*place.outer, position], taps, strict=True)
+            ]
+        )
 
     def pixel(self, place: _Place, position: tirx.Expr | int) -> list[tirx.Expr]:
         """Indices of an output pixel from its position on the innermost axis, or among all pixels."""
+        windows = self.shapes.windows
         if self.shapes.flat:
-            return split_index(position, [window.positions for window in self.shapes.windows])
-        return [w.stored_at(p) for w, p in zip(self.shapes.windows, [*place.outer, position], strict=True)]
+            return self.shapes.spatial(split_index(position, [window.positions for window in windows]))
+        return self.shapes.spatial([w.stored_at(p) for w, p in zip(windows, [*place.outer, position], strict=True)])
 
     def channel(self, place: _Place, b: int, lane: tirx.Expr) -> tirx.Expr:
         """The output channel of a lane of the tile's block `b`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tvm import ir, sym, te, tirx
 
-from lepton_compile.kernels.expressions import count_operations, evaluate, loads_of, operands, vector_store
+from lepton_compile.kernels.expressions import count_operations, evaluate, identity, loads_of, operands, vector_store
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
@@ -120,10 +120,10 @@ def elementwise(
 
 def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
     """Whether every load takes the output's own block and lane, so that padding lanes read padding lanes only."""
-    block, lane = hash(variables[1]), hash(variables[-1])
+    block, lane = identity(variables[1]), identity(variables[-1])
     for read in loads_of(value):
-        own_block = hash(read.indices[1]) == block or int(read.source.shape[1]) == 1
-        if len(read.indices) != len(variables) or not own_block or hash(read.indices[-1]) != lane:
+        own_block = identity(read.indices[1]) == block or int(read.source.shape[1]) == 1
+        if len(read.indices) != len(variables) or not own_block or identity(read.indices[-1]) != lane:
             return False
     return True
 
@@ -152,7 +152,7 @@ def merged_axes(
     outside = _variables_outside_loads(value)
 
     def mergeable(first: int) -> bool:
-        a, b = hash(variables[first]), hash(variables[first + 1])
+        a, b = identity(variables[first]), identity(variables[first + 1])
         if whole[first + 1] != extents[first + 1]:
             return False
         if a in outside or b in outside:
@@ -165,7 +165,7 @@ def merged_axes(
             if len(places) != 2 or places[1] != places[0] + 1:
                 return False
             p = places[0]
-            if hash(read.indices[p]) != a or hash(read.indices[p + 1]) != b:
+            if identity(read.indices[p]) != a or identity(read.indices[p + 1]) != b:
                 return False
             if int(read.source.shape[p + 1]) != extents[first + 1]:
                 return False
@@ -183,7 +183,7 @@ def merged_axes(
 
 def _variables_outside_loads(node: tirx.Expr) -> set[int]:
     if isinstance(node, tirx.Var):
-        return {hash(node)}
+        return {identity(node)}
     if isinstance(node, ir.TensorLoad):
         return set()
     found: set[int] = set()
@@ -191,11 +191,11 @@ def _variables_outside_loads(node: tirx.Expr) -> set[int]:
     pending = [node]
     while pending:
         current = pending.pop()
-        if hash(current) in seen or isinstance(current, ir.TensorLoad):
+        if identity(current) in seen or isinstance(current, ir.TensorLoad):
             continue
-        seen.add(hash(current))
+        seen.add(identity(current))
         if isinstance(current, tirx.Var):
-            found.add(hash(current))
+            found.add(identity(current))
         pending.extend(operands(current))
     return found
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tvm import sym, te, tirx
 
 from lepton_compile.kernels.elementwise import elementwise
-from lepton_compile.kernels.expressions import Reduction, evaluate, is_inlined, is_reduction, leaves, operands
+from lepton_compile.kernels.expressions import Reduction, evaluate, identity, is_inlined, is_reduction, leaves, operands
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.reduction import reduction
@@ -197,7 +197,8 @@ class Scope:
         blocked = self._anchors[anchor.op].layout.block
         for leaf, indices, variables in _accesses(tensor):
             if leaf.same_as(anchor):
-                if any(hash(i) != hash(v) for i, v in zip(indices, variables, strict=True)):
+                own = zip(indices, variables, shape_of(anchor), strict=True)
+                if any(size > 1 and identity(index) != identity(variable) for index, variable, size in own):
                     return False
             elif blocked and not self._follows_channels(leaf, indices, variables, blocked):
                 return False
@@ -212,7 +213,7 @@ class Scope:
         channels = shape_of(leaf)[1]
         if any(_mentions(index, variables[1]) for axis, index in enumerate(indices) if axis != 1):
             return False
-        if hash(indices[1]) == hash(variables[1]) or channels == 1:
+        if identity(indices[1]) == identity(variables[1]) or channels == 1:
             return True
         shift = sym.Analyzer().simplify(indices[1] - variables[1])
         return isinstance(shift, tirx.IntImm) and int(shift) % block == 0
@@ -282,7 +283,7 @@ def _accesses(tensor: te.Tensor) -> list[Access]:
 
 
 def _mentions(expression: tirx.Expr, variable: tirx.Var) -> bool:
-    return hash(expression) == hash(variable) or any(_mentions(part, variable) for part in operands(expression))
+    return identity(expression) == identity(variable) or any(_mentions(part, variable) for part in operands(expression))
 
 
 def as_rank(values: Array, rank: int) -> Array:
