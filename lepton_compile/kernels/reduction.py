@@ -130,14 +130,19 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
                 parts.append(serial(fast - done, lambda k: one(outer, k + done), "tail"))
             return sequence(parts)
 
+        def clear(chain: tirx.Buffer) -> tirx.Stmt:
+            return vectorized(lanes, lambda lane: store(chain, [lane], reduce.identity))
+
         def fold(chain: tirx.Buffer) -> tirx.Stmt:
-            combine = lambda lane: reduce.combine(load(total, [0]), load(chain, [lane]))  # noqa: E731
-            return serial(lanes, lambda lane: store(total, [0], combine(lane)), "lane")
+            def add_lane(lane: tirx.Expr) -> tirx.Stmt:
+                return store(total, [0], reduce.combine(load(total, [0]), load(chain, [lane])))
+
+            return serial(lanes, add_lane, "lane")
 
         return allocate(
             [*partial, total],
             [
-                *(vectorized(lanes, lambda lane, p=p: store(p, [lane], reduce.identity)) for p in partial),
+                *(clear(chain) for chain in partial),
                 store(total, [0], reduce.identity),
                 nest(slow, walk, "k"),
                 *(fold(chain) for chain in partial),
