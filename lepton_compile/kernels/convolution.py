@@ -151,13 +151,14 @@ class _Emitter:
         self.analyzer = sym.Analyzer()
         packed = packed_shape(shapes, machine)
         weights = te.placeholder(packed, "float32", name="weights")
-        self.inputs = Operands([source, Source(weights, PLAIN), *epilogue.sources], self.analyzer)
+        self.inputs = Operands([source, Source(weights, PLAIN)], self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=2)
         self.weights = self.inputs.buffer(weights)
         _, self.tiles, self.input_blocks, *self.kernel, self.input_lanes, _, _ = packed
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
         probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
-        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.inputs))
+        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.others))
 
     def definition(self) -> Definition:
         """The kernel: tiles of blocks of output channels, and rows of tiles of pixels."""
@@ -179,9 +180,10 @@ class _Emitter:
             return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
 
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
+        parameters = [*self.inputs.parameters, *self.others.parameters]
         return Definition(
-            function=function([*self.inputs.parameters, self.result], parallel(blocks, block)),
-            inputs=len(self.inputs.parameters),
+            function=function([*parameters, self.result], parallel(blocks, block)),
+            inputs=len(parameters),
             blocks=blocks,
             family="convolution",
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
@@ -323,7 +325,7 @@ class _Emitter:
 
         def value(lane: tirx.Expr) -> tirx.Expr:
             at = [place.image, self.channel(place, b, lane), *pixel]
-            return self.epilogue.apply(raw(lane), at, self.inputs)
+            return self.epilogue.apply(raw(lane), at, self.others)
 
         return self.store_lanes(place, b, pixel, value)
 

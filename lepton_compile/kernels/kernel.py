@@ -74,16 +74,19 @@ def physical(layout: Layout, indices: Sequence[tirx.Expr], analyzer: sym.Analyze
 
 
 class Operands:
-    """The input parameters of a kernel, one for each tensor that it reads."""
+    """Input parameters of a kernel, one for each tensor that it reads; `first` of them came before these.
 
-    def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer) -> None:
+    What an epilogue reads are operands of its own: a residual may be the kernel's input in another layout.
+    """
+
+    def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer, first: int = 0) -> None:
         self._analyzer = analyzer
         self._layouts: Mapping[te.Operation, Layout] = {source.tensor.op: source.layout for source in sources}
         self._buffers: Mapping[te.Operation, tirx.Buffer] = {
             source.tensor.op: parameter(
                 f"x{number}", source.layout.physical_shape(shape_of(source.tensor)), str(source.tensor.dtype)
             )
-            for number, source in enumerate(sources)
+            for number, source in enumerate(sources, first)
         }
 
     @property

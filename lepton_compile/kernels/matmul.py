@@ -106,7 +106,8 @@ def matmul(
     lanes, tile = machine.lanes, shapes.tile
     analyzer = sym.Analyzer()
     right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
-    inputs = Operands([left, Source(right, PLAIN), *epilogue.sources], analyzer)
+    inputs = Operands([left, Source(right, PLAIN)], analyzer)
+    others = Operands(epilogue.sources, analyzer, first=2)
     packed = inputs.buffer(right)
     shape = (*shapes.batch, *shapes.rows, shapes.columns)
     result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
@@ -116,7 +117,7 @@ def matmul(
     left_shape = shape_of(left.tensor)
 
     probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
-    cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, inputs))
+    cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, others))
 
     def broadcast(batch: Sequence[tirx.Expr], extents: Sequence[int]) -> list[tirx.Expr]:
         taken = batch[len(batch) - len(extents) :] if extents else []
@@ -165,14 +166,14 @@ def matmul(
             return when(first + lanes <= shapes.columns, whole, rest)
 
         def finished(b: int, t: int, lane_value: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
-            return put(b, row_at(t), lambda lane, at: epilogue.apply(lane_value(lane), at, inputs))
+            return put(b, row_at(t), lambda lane, at: epilogue.apply(lane_value(lane), at, others))
 
         if cost <= UNROLLED_EPILOGUE:
             return registers.run([reduce], finished)
 
         def again(t: tirx.Expr) -> tirx.Stmt:
             def stored(lane: tirx.Expr, at: list[tirx.Expr]) -> tirx.Expr:
-                return epilogue.apply(load(result, physical(epilogue.layout, at, analyzer)), at, inputs)
+                return epilogue.apply(load(result, physical(epilogue.layout, at, analyzer)), at, others)
 
             return sequence(put(b, row_at(t), stored) for b in range(tile.blocks))
 
@@ -196,9 +197,10 @@ def matmul(
         rest = tile_of(batch, tile_index, full * tile.columns, tail)
         return when(w < full, whole, rest) if whole is not None else rest
 
+    parameters = [*inputs.parameters, *others.parameters]
     return Definition(
-        function=function([*inputs.parameters, result], parallel(blocks, block)),
-        inputs=len(inputs.parameters),
+        function=function([*parameters, result], parallel(blocks, block)),
+        inputs=len(parameters),
         blocks=blocks,
         family="matmul",
         operations=math.prod(shape) * (2 * shapes.inner + cost),

@@ -98,14 +98,15 @@ def sliding_window(
     weighted = sliding is DEPTHWISE
     weights = te.placeholder((channel_blocks, *(w.kernel for w in windows), lanes), "float32", name="weights")
     sources = [source, Source(weights, PLAIN)] if weighted else [source]
-    inputs = Operands([*sources, *epilogue.sources], analyzer)
+    inputs = Operands(sources, analyzer)
+    others = Operands(epilogue.sources, analyzer, first=len(sources))
     image = inputs.buffer(source.tensor)
     dtype = str(source.tensor.dtype)
     result = parameter("y", Layout(lanes).physical_shape(shape_of(epilogue.result)), str(epilogue.result.dtype))
     last = windows[-1]
 
     probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape_of(epilogue.result)))]
-    cost = count_operations(epilogue.apply(tirx.Var("value", dtype), probe, inputs))
+    cost = count_operations(epilogue.apply(tirx.Var("value", dtype), probe, others))
 
     def counted(axis: int, position: tirx.Expr | int, taps: tirx.Expr | int) -> tirx.Expr | int:
         """Inputs that an average divides by, along one axis."""
@@ -175,7 +176,7 @@ def sliding_window(
                 if isinstance(lane, tirx.Var):
                     analyzer.bind(lane, ir.Range(0, lanes), True)
                 total = sliding.finish(load(totals[t], [lane]), inputs_seen(t))
-                return epilogue.apply(total, [n, block * lanes + lane, *at], inputs)
+                return epilogue.apply(total, [n, block * lanes + lane, *at], others)
 
             return vector_store(lanes, value, lambda lane, v: store(result, [n, block, *at, lane], v))
 
@@ -211,9 +212,10 @@ def sliding_window(
 
     taps = math.prod(window.kernel for window in windows)
     positions = math.prod(window.positions for window in windows)
+    parameters = [*inputs.parameters, *others.parameters]
     return Definition(
-        function=function([*inputs.parameters, result], parallel(blocks, block_body)),
-        inputs=len(inputs.parameters),
+        function=function([*parameters, result], parallel(blocks, block_body)),
+        inputs=len(parameters),
         blocks=blocks,
         family=sliding.family,
         operations=batch * channels * positions * (2 * taps + cost),

@@ -188,7 +188,9 @@ def transposed_convolution(
                 continue
             taken = weights
             for axis, (_, taps) in enumerate(axes):
-                taken = np.take(taken, taps, axis=axis + 2) if taps else np.zeros_like(taken[..., :1])
+                # A residue that no tap reaches gets nothing but the bias: one tap of zeros.
+                seen = np.take(taken, taps or [0], axis=axis + 2)
+                taken = seen if taps else np.zeros_like(seen)
             shapes = conv.convolution_of(batch, channels // groups, per_group, groups, windows, machine)
             definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
             packed = builder.weight(conv.pack_weights(taken, shapes, machine))
