@@ -16,11 +16,11 @@ from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering import recurrent as _recurrent  # noqa: F401  (registers its operators)
 from lepton_compile.lowering.anchors import ANCHORS
 from lepton_compile.lowering.builder import Builder
-from lepton_compile.lowering.nodes import FUSED_DOMAIN, Array, Node, Region, region_of
+from lepton_compile.lowering.nodes import Array, Node, Region, region_of
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.program import Buffer, Program, Storage
 from lepton_compile.lowering.region import Scope, as_rank
-from lepton_compile.model import Graph
+from lepton_compile.model import FUSED_DOMAIN, Graph
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target

@@ -9,8 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-# The domain of the model-local functions that fusion makes.
-FUSED_DOMAIN = "lepton"
+from lepton_compile.model import FUSED_DOMAIN
 
 Array = npt.NDArray[Any]
 

@@ -21,6 +21,9 @@ from lepton_compile.model.traversal import subgraphs, walk
 # The oldest IR version that has model-local functions (8) and ONNX's operator set 21 (10).
 MINIMUM_IR_VERSION = 10
 
+# The domain of the model-local functions that stand for fused regions.
+FUSED_DOMAIN = "lepton"
+
 
 class Graph:
     """A model: graphsurgeon's graph, and what graphsurgeon would lose on the way to ONNX and back.

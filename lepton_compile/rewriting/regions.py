@@ -16,12 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lepton_compile.model import Graph
+from lepton_compile.model import FUSED_DOMAIN, Graph
 from lepton_compile.model.traversal import bodies, subgraphs
 from lepton_compile.rewriting.patterns import Uses
-
-# The domain of the functions that stand for fused regions.
-FUSED_DOMAIN = "lepton"
 
 # Constants of so few elements are parameters of the computation more than weights: they go into the function's body.
 SMALL_CONSTANT = 16
