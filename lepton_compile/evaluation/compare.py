@@ -6,8 +6,8 @@ are relative, by Euclidean norms, and every channel is held to account on its ow
     ‖a - b‖₂ / ‖b‖₂ <= tolerance            over the whole tensor
     ‖a_c - b_c‖₂ / ‖b_c‖₂ <= channel_tolerance  for every index c of axis 1
 
-A channel that is a single number (the logits of a classifier) is held to account only if it is not near zero, at least
-a hundredth of the root mean square of all: a sum that happens to cancel has no relative precision, whoever computes it.
+A channel that is a single number (a logit of a classifier) may be off by `tolerance` of the root mean square of all, if
+that is more: a sum that happens to cancel has no relative precision, whoever computes it.
 
 Integers, booleans and strings are equal; NaN and infinities stand in the same places.
 """
@@ -28,9 +28,6 @@ TENSOR_TOLERANCE = 1e-4
 """Largest relative error of a whole output."""
 CHANNEL_TOLERANCE = 1e-3
 """Largest relative error of one channel of an output."""
-
-NEAR_ZERO = 1e-2
-"""Share of the root mean square below which a single number is not compared on its own."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +119,7 @@ def _compare(name: str, actual: Array, expected: Array, tolerance: float, channe
         text = f"has relative error {error:.2e}, more than {tolerance:.0e}"
         mismatches.append(Mismatch(name, "tensor", text, error, tolerance))
     if expected.ndim >= 2 and expected.size:
-        channels = _channels(expected)
-        errors = _relative_errors(_channels(actual), channels)
-        if channels.shape[1] == 1:
-            sizes = np.abs(channels[:, 0].astype(np.float64))
-            errors[sizes < NEAR_ZERO * np.sqrt(np.mean(sizes**2))] = 0
+        errors = _channel_errors(actual, expected, tolerance)
         worst, count = int(errors.argmax()), int((errors > channel_tolerance).sum())
         if count:
             text = f"has relative error {errors[worst]:.2e} in channel {worst}, more than {channel_tolerance:.0e}"
@@ -146,6 +139,17 @@ def _relative_errors(actual: Array, expected: Array) -> npt.NDArray[np.float64]:
     norm = np.linalg.norm(wide, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(difference == 0, 0.0, difference / norm)
+
+
+def _channel_errors(actual: Array, expected: Array, tolerance: float) -> npt.NDArray[np.float64]:
+    """The relative error of every channel; 0 for single numbers that are within `tolerance` of the root mean square."""
+    one, other = _channels(actual), _channels(expected)
+    errors = _relative_errors(one, other)
+    if other.shape[1] == 1:
+        wide = other[:, 0].astype(np.float64)
+        negligible = np.abs(one[:, 0].astype(np.float64) - wide) <= tolerance * np.sqrt(np.mean(wide**2))
+        errors[negligible] = 0
+    return errors
 
 
 def _channels(value: Array) -> Array:

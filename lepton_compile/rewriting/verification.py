@@ -49,12 +49,12 @@ class Verification:
             message = f"left a graph that onnxruntime cannot run: {error}"
             raise PassError(rewrite.name, message, stage=stage) from error
         mismatches = compare_outputs(actual, self._expected)
-        if mismatches and not self._within_rounding(actual):
+        if mismatches and not self.within_rounding(actual):
             more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
             message = f"changed the values of the model: {mismatches[0]}{more}"
             raise PassError(rewrite.name, message, stage=stage, mismatches=tuple(mismatches))
 
-    def _within_rounding(self, actual: Mapping[str, Array]) -> bool:
+    def within_rounding(self, actual: Mapping[str, Array]) -> bool:
         """Whether every answer that is not as expected is about as near to it as the reference's own are."""
         for name, expected in self._expected.items():
             if name in actual and not compare_outputs({name: actual[name]}, {name: expected}):

@@ -98,8 +98,11 @@ def _scale(node: onnx.NodeProto, runs: list[dict[str, np.ndarray]], constants: d
         # Each channel gets mean 0 and variance 1, as BatchNormalization would give it.
         made = np.concatenate([_run(node, values, constants) for values in runs])
         scale = 1 / (made.std(axis=(0, 2, 3)) + np.float32(0.1))
+        if made.shape[2:] == (1, 1):  # three numbers say nothing of a channel
+            scale = np.full(made.shape[1], 1 / made.std(), np.float32)
+        else:
+            constants[node.input[2]] = (constants[node.input[2]] - made.mean(axis=(0, 2, 3))) * scale
         constants[node.input[1]] = constants[node.input[1]] * scale[:, None, None, None]
-        constants[node.input[2]] = (constants[node.input[2]] - made.mean(axis=(0, 2, 3))) * scale
     elif node.op_type in ("Conv", "Gemm") and node.input[1] in constants:
         made = np.concatenate([_run(node, values, constants) for values in runs])
         constants[node.input[1]] = constants[node.input[1]] / made.std()
