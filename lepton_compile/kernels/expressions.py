@@ -12,6 +12,7 @@ every step). TVM's passes walk them as trees, so `share` moves what is used more
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tvm
 from tvm import te, tirx
@@ -70,48 +71,44 @@ def leaves(tensor: te.Tensor) -> list[te.Tensor]:
     return found
 
 
+# Dispatch on the exact class: isinstance on TVM's classes goes through Python's abstract base classes, which shows.
+_OPERANDS: dict[type, Callable[[Any], list[tirx.Expr]]] = {
+    **dict.fromkeys(_BINARY, lambda node: [node.a, node.b]),
+    **dict.fromkeys(_UNARY, lambda node: [node.a]),
+    **dict.fromkeys(_LEAVES, lambda node: []),
+    tvm.ir.Call: lambda node: list(node.args),
+    tvm.ir.TensorLoad: lambda node: list(node.indices),
+    tirx.Cast: lambda node: [node.value],
+    tirx.Select: lambda node: [node.condition, node.true_value, node.false_value],
+    tirx.Let: lambda node: [node.value, node.body],
+}
+_WITH_OPERANDS: dict[type, Callable[[Any, list[tirx.Expr]], tirx.Expr]] = {
+    **dict.fromkeys((*_BINARY, *_UNARY), lambda node, new: type(node)(*new)),
+    tvm.ir.Call: lambda node, new: tvm.ir.Call(
+        node.op, new, attrs=node.attrs, ty_args=list(node.ty_args), ret_ty=node.ty
+    ),
+    tvm.ir.TensorLoad: lambda node, new: tirx.BufferLoad(node.source, new),
+    tirx.Cast: lambda node, new: tirx.Cast(str(node.ty), new[0]),
+    tirx.Select: lambda node, new: tirx.Select(*new),
+    tirx.Let: lambda node, new: tirx.Let(node.var, *new),
+}
+
+
 def operands(node: tirx.Expr) -> list[tirx.Expr]:
     """The operands of an expression; none for constants and variables."""
-    if isinstance(node, _BINARY):
-        return [node.a, node.b]
-    if isinstance(node, tvm.ir.Call):
-        return list(node.args)
-    if isinstance(node, tvm.ir.TensorLoad):
-        return list(node.indices)
-    if isinstance(node, tirx.Cast):
-        return [node.value]
-    if isinstance(node, tirx.Select):
-        return [node.condition, node.true_value, node.false_value]
-    if isinstance(node, _UNARY):
-        return [node.a]
-    if isinstance(node, tirx.Let):
-        return [node.value, node.body]
-    if isinstance(node, _LEAVES):
-        return []
-    raise TypeError(f"{type(node).__name__} is not expected in an operator's expression")
+    try:
+        return _OPERANDS[type(node)](node)
+    except KeyError:
+        raise TypeError(f"{type(node).__name__} is not expected in an operator's expression") from None
 
 
 def with_operands(node: tirx.Expr, new: list[tirx.Expr]) -> tirx.Expr:
     """The same expression over other operands."""
-    if isinstance(node, _BINARY):
-        return type(node)(new[0], new[1])
-    if isinstance(node, tvm.ir.Call):
-        return tvm.ir.Call(node.op, new, attrs=node.attrs, ty_args=list(node.ty_args), ret_ty=node.ty)
-    if isinstance(node, tvm.ir.TensorLoad):
-        return tirx.BufferLoad(node.source, new)
-    if isinstance(node, tirx.Cast):
-        return tirx.Cast(str(node.ty), new[0])
-    if isinstance(node, tirx.Select):
-        return tirx.Select(*new)
-    if isinstance(node, _UNARY):
-        return type(node)(new[0])
-    if isinstance(node, tirx.Let):
-        return tirx.Let(node.var, new[0], new[1])
-    raise TypeError(f"{type(node).__name__} has no operands")
+    return _WITH_OPERANDS[type(node)](node, new)
 
 
 def _is_call(node: tirx.Expr, name: str) -> bool:
-    return isinstance(node, tvm.ir.Call) and getattr(node.op, "name", "") == name
+    return type(node) is tvm.ir.Call and getattr(node.op, "name", "") == name
 
 
 def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -> tirx.Expr:
@@ -128,7 +125,7 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
         if key in done:
             return done[key][1]
         result: tirx.Expr | None
-        if isinstance(current, tirx.Let):
+        if type(current) is tirx.Let:
             # One body may be inlined at several indices: each use gets a variable of its own.
             variable = tirx.Var(current.var.name, current.var.ty)
             value = visit(current.value)
@@ -169,7 +166,7 @@ def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr | int], load_leaf: L
         bound = {identity(axis.var): index for axis, index in zip(axes, at, strict=True)}
 
         def replace(node: tirx.Expr) -> tirx.Expr | None:
-            if isinstance(node, tirx.Var):
+            if type(node) is tirx.Var:
                 return bound.get(identity(node), node)
             if _is_call(node, _TENSOR_LOAD):
                 source, *source_indices = node.args
@@ -197,9 +194,7 @@ class Reduction:
         """The combination of two partial results."""
         combiner = self._reduce.combiner
         bound = {identity(combiner.lhs[0]): left, identity(combiner.rhs[0]): right}
-        return rewrite(
-            combiner.result[0], lambda node: bound.get(identity(node)) if isinstance(node, tirx.Var) else None
-        )
+        return rewrite(combiner.result[0], lambda node: bound.get(identity(node)) if type(node) is tirx.Var else None)
 
     def term(self, indices: Sequence[tirx.Expr], reduced: Sequence[tirx.Expr], load_leaf: Load) -> tirx.Expr:
         """The element that takes part in the reduction at these indices of the result and of the reduced axes."""
@@ -207,7 +202,7 @@ class Reduction:
         at = dict(zip((identity(axis.var) for axis in axes), [*indices, *reduced], strict=True))
 
         def replace(node: tirx.Expr) -> tirx.Expr | None:
-            if isinstance(node, tirx.Var):
+            if type(node) is tirx.Var:
                 return at.get(identity(node), node)
             if _is_call(node, _TENSOR_LOAD):
                 source, *source_indices = node.args
@@ -232,7 +227,7 @@ def count_operations(node: tirx.Expr) -> int:
             return
         seen.add(identity(current))
         parts = operands(current)
-        if parts and "float" in str(current.ty) and not isinstance(current, tvm.ir.TensorLoad):
+        if parts and "float" in str(current.ty) and type(current) is not tvm.ir.TensorLoad:
             total += 1
         for part in parts:
             visit(part)
@@ -281,7 +276,7 @@ def share(expression: tirx.Expr, lanes: int, lane: tirx.Expr) -> tuple[list[tirx
         key = identity(node)
         if key in done:
             return done[key]
-        if isinstance(node, tirx.Let) and key in uses:
+        if type(node) is tirx.Let and key in uses:
             done[identity(node.var)] = keep(visit(node.value))
             kept.append(node.var)
             done[key] = visit(node.body)
@@ -326,7 +321,7 @@ def loads_of(node: tirx.Expr) -> list[tvm.ir.TensorLoad]:
         if identity(current) in seen:
             return
         seen.add(identity(current))
-        if isinstance(current, tvm.ir.TensorLoad):
+        if type(current) is tvm.ir.TensorLoad:
             found.append(current)
         for part in operands(current):
             visit(part)

@@ -110,13 +110,7 @@ def sliding_window(
 
     def counted(axis: int, position: tirx.Expr | int, taps: tirx.Expr | int) -> tirx.Expr | int:
         """Inputs that an average divides by, along one axis."""
-        if counts_padding is None:
-            return taps
-        window = windows[axis]
-        start = position * window.stride
-        return tirx.min(
-            window.kernel, tirx.floordiv(counts_padding[axis] - start + window.dilation - 1, window.dilation)
-        )
+        return taps if counts_padding is None else windows[axis].counted(position, counts_padding[axis])
 
     def tile_at(
         n: tirx.Expr, block: tirx.Expr, outer: list[tirx.Expr], begin: tirx.Expr | int, tiles: Tiles

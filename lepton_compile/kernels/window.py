@@ -64,6 +64,11 @@ class Window:
         last = tirx.min(self.kernel, tirx.floordiv(self.input - start + self.dilation - 1, self.dilation))
         return first, tirx.max(0, last - first)
 
+    def counted(self, position: tirx.Expr | int, extent: int) -> tirx.Expr:
+        """Taps that see the input or its padding, given the extent of both."""
+        room = extent - position * self.stride + self.dilation - 1
+        return tirx.min(self.kernel, tirx.floordiv(room, self.dilation))
+
     def stored_at(self, position: tirx.Expr) -> tirx.Expr:
         """The output's index for a position."""
         return position if self.step == 1 and self.offset == 0 else position * self.step + self.offset

@@ -11,7 +11,8 @@ from lepton_compile.kernels import recurrent, vector_math
 from lepton_compile.kernels.kernel import shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.recurrent import Activation, Cell, Recurrence, pack_gates, pack_recurrent
-from lepton_compile.lowering.anchors import anchor, product
+from lepton_compile.lowering.anchors.products import product
+from lepton_compile.lowering.anchors.registry import anchor
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
 from lepton_compile.lowering.program import Buffer

@@ -16,7 +16,7 @@ from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.pooling import AVERAGE, DEPTHWISE, MAXIMUM, Sliding, sliding_window
 from lepton_compile.kernels.window import Window
-from lepton_compile.lowering.anchors import pack_depthwise
+from lepton_compile.lowering.anchors.convolution import pack_depthwise
 
 Finish = Callable[[tirx.Expr], tirx.Expr]
 

@@ -117,8 +117,24 @@ def test_a_kernel_that_does_not_fit_is_an_error(model, host) -> None:
         lower(import_model(model.proto()), host, "model")
 
 
-def test_unsupported_types_name_the_node(model, host) -> None:
-    x = model.input(1, 3, 4, 4, dtype="uint8")
-    model.output(model.node("ConvInteger", x, model.constant([[[[1]], [[2]], [[3]]]], "uint8"), name="y"))
-    with pytest.raises(UnsupportedOperatorError, match="ConvInteger"):
-        lower(import_model(model.proto()), host, "model")
+def test_convolutions_of_other_types(model, agree) -> None:
+    for dtype in ("float64", "float16"):
+        x, bias = model.input(2, 6, 7, 8, dtype=dtype), model.input(4, dtype=dtype)
+        w = model.input(4, 3, 3, 2, dtype=dtype)
+        model.output(model.node("Conv", x, w, bias, group=2, strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]))
+        pads = {"strides": [2, 3], "pads": [1, 0, 0, 1], "dilations": [2, 1]}
+        model.output(model.node("ConvTranspose", x, model.input(6, 4, 3, 2, dtype=dtype), bias, **pads))
+    agree(model, passes=[False], reference=True)
+
+
+def test_conv_transpose_with_computed_weights(model, agree) -> None:
+    x, w = model.input(1, 6, 5, 4), model.node("Tanh", model.input(6, 5, 4, 4))
+    model.output(model.node("ConvTranspose", x, w, model.input(5), strides=[2, 2], pads=[1, 1, 1, 1]))
+    agree(model)
+
+
+def test_conv_integer(model, agree) -> None:
+    x, w = model.input(1, 3, 6, 7, dtype="uint8"), model.weight(4, 3, 3, 3, dtype="uint8")
+    model.output(model.node("ConvInteger", x, w, pads=[1, 1, 1, 1]))
+    model.output(model.node("ConvInteger", x, w, model.constant(4, "uint8"), model.constant(2, "uint8")))
+    agree(model)

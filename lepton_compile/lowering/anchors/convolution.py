@@ -1,0 +1,143 @@
+"""Conv: in a register tile, or, with one input and one output channel per group, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import te, tirx
+
+from lepton_compile.kernels import convolution as conv
+from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
+from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
+from lepton_compile.lowering.nodes import Array
+from lepton_compile.lowering.operators import Operation, operator
+from lepton_compile.lowering.operators.pointwise import convert, dtype_of, load, widen
+from lepton_compile.lowering.program import Buffer
+from lepton_compile.lowering.region import Anchor, Scope
+
+# Inputs of fewer channels than this are read as they come: a block would be mostly padding.
+FEW_CHANNELS = 8
+
+
+def with_bias(scope: Scope, value: te.Tensor, bias: te.Tensor | None) -> te.Tensor:
+    """Add one number per channel (axis 1)."""
+    if bias is None:
+        return value
+    rank = len(value.shape)
+    known = scope.known(bias)
+    if known is not None:
+        spread = scope.constant(known.reshape((1, -1) + (1,) * (rank - 2)))
+        at: Callable[..., tuple[tirx.Expr | int, ...]] = lambda *i: (0, i[1], *[0] * (rank - 2))  # noqa: E731
+        return te.compute(value.shape, lambda *i: value(*i) + spread(*at(*i)), name="biased")
+    return te.compute(value.shape, lambda *i: value(*i) + bias(i[1] if len(bias.shape) else ()), name="biased")
+
+
+@anchor("Conv")
+def convolution(
+    scope: Scope, operation: Operation, x: te.Tensor, w: te.Tensor, bias: te.Tensor | None = None
+) -> Lowered:
+    """Conv: in a register tile, or, with one input and one output channel per group, channel by channel."""
+    if str(x.dtype) != "float32":
+        return None
+    batch, channels, *spatial = shape_of(x)
+    outputs, per_group, *kernel = shape_of(w)
+    groups = int(operation.attribute("group", 1))
+    windows = convolution_windows(operation, spatial, kernel)
+    shape = output_shape(operation, batch, outputs, windows)
+    depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
+
+    def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
+        builder, machine = scope.builder, scope.builder.machine
+        if depthwise:
+            source = scope.in_layout(x, builder.blocked)
+            definition = sliding_window(DEPTHWISE, windows, Source(x, source.layout), epilogue, machine)
+            weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
+        else:
+            few = channels < FEW_CHANNELS and scope.is_plain(x)
+            source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
+            shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+            definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
+            weights = convolution_weights(scope, w, shapes)
+        builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+
+    return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
+
+
+def convolution_weights(scope: Scope, w: te.Tensor, shapes: conv.Convolution) -> Buffer:
+    """Pack weights at compile time if they are known, else by a kernel."""
+    known = scope.literal_or_known(w)
+    machine = scope.builder.machine
+    if known is not None:
+        return scope.builder.weight(conv.pack_weights(known, shapes, machine))
+    scope.to_memory(w)
+    return scope.to_memory(conv.packed_weights(w, shapes, machine))
+
+
+def pack_depthwise(weights: Array, lanes: int) -> Array:
+    """Weights of shape (channels, 1, taps...) as (channel blocks, taps..., lanes)."""
+    channels, _, *kernel = weights.shape
+    blocks = -(-channels // lanes)
+    padded = np.zeros((blocks * lanes, *kernel), weights.dtype)
+    padded[:channels] = weights[:, 0]
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(blocks, lanes, *kernel), 1, -1))
+
+
+@operator("Conv")
+def plain_convolution(operation: Operation, x: te.Tensor, w: te.Tensor, bias: te.Tensor | None = None) -> te.Tensor:
+    """Conv of other types than float32."""
+    result = sum_of_taps(operation, widen(x), widen(w))
+    if bias is not None:
+        wide, added = result, widen(bias)
+        result = te.compute(wide.shape, lambda *i: load(wide, *i) + load(added, i[1]), name="biased")
+    return convert(result, dtype_of(x))
+
+
+@operator("ConvInteger")
+def integer_convolution(
+    operation: Operation,
+    x: te.Tensor,
+    w: te.Tensor,
+    x_zero: te.Tensor | None = None,
+    w_zero: te.Tensor | None = None,
+) -> te.Tensor:
+    """ConvInteger: zero points are taken off first, so that padding, which stands for the zero point, adds nothing."""
+    return sum_of_taps(operation, without_zero_point(x, x_zero), without_zero_point(w, w_zero))
+
+
+def without_zero_point(x: te.Tensor, zero: te.Tensor | None) -> te.Tensor:
+    """An int32 tensor of what integers stand for; a zero point per output channel (axis 0) is one per element there."""
+    if zero is None:
+        return convert(x, "int32")
+    axes = len(zero.shape)
+
+    def element(*i: tirx.Expr) -> tirx.Expr:
+        at = [i[0] if int(zero.shape[0]) > 1 else 0] if axes else []
+        return load(x, *i).astype("int32") - load(zero, *at).astype("int32")
+
+    return te.compute(x.shape, element, name="centred")
+
+
+def sum_of_taps(operation: Operation, x: te.Tensor, w: te.Tensor) -> te.Tensor:
+    """The sum over input channels and taps, of any type."""
+    batch, _, *spatial = shape_of(x)
+    outputs, per_group, *kernel = shape_of(w)
+    windows = convolution_windows(operation, spatial, kernel)
+    each = outputs // int(operation.attribute("group", 1))
+    channel = te.reduce_axis((0, per_group), name="channel")
+    taps = [te.reduce_axis((0, size), name=f"tap{axis}") for axis, size in enumerate(kernel)]
+
+    def element(n: tirx.Expr, c: tirx.Expr, *positions: tirx.Expr) -> tirx.Expr:
+        at = [
+            p * window.stride - window.pad + tap.var * window.dilation
+            for p, tap, window in zip(positions, taps, windows, strict=True)
+        ]
+        inside = tirx.all(*(tirx.all(i >= 0, i < size) for i, size in zip(at, spatial, strict=True)))
+        seen = load(x, n, tirx.floordiv(c, each) * per_group + channel.var, *at)
+        zero = tirx.const(0, dtype_of(x))
+        weight = load(w, c, channel.var, *(tap.var for tap in taps))
+        return te.sum(tirx.if_then_else(inside, seen, zero) * weight, axis=[channel, *taps])
+
+    return te.compute(output_shape(operation, batch, outputs, windows), element, name="convolution")

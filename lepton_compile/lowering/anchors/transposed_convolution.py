@@ -1,0 +1,146 @@
+"""ConvTranspose: a few convolutions, each of which computes every stride-th output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tvm import te, tirx
+
+from lepton_compile.kernels import convolution as conv
+from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.window import Window
+from lepton_compile.lowering.anchors.convolution import with_bias
+from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.anchors.windows import steps_of
+from lepton_compile.lowering.operators import Operation, operator
+from lepton_compile.lowering.operators.pointwise import convert, dtype_of, load, widen
+from lepton_compile.lowering.program import Buffer
+from lepton_compile.lowering.region import Anchor, Scope
+
+
+@anchor("ConvTranspose")
+def transposed_convolution(
+    scope: Scope, operation: Operation, x: te.Tensor, w: te.Tensor, bias: te.Tensor | None = None
+) -> Lowered:
+    """ConvTranspose: one convolution for each residue of the output position by the stride.
+
+    Output position s * i + r gets input i + (r + pad - tap * dilation) / s through every tap for which that is an
+    integer.
+    """
+    known = scope.literal_or_known(w)
+    if str(x.dtype) != "float32" or known is None:
+        return None
+    batch, channels, *spatial = shape_of(x)
+    _, per_group, *kernel = shape_of(w)
+    groups = int(operation.attribute("group", 1))
+    strides, dilations = steps_of(operation, len(spatial))
+    before, outputs = _pads(operation, spatial, kernel)
+    # As a convolution from channels to outputs: swap the two channel axes inside each group.
+    weights = known.reshape(groups, channels // groups, per_group, *kernel).swapaxes(1, 2)
+    weights = weights.reshape(groups * per_group, channels // groups, *kernel)
+    shape = [batch, groups * per_group, *outputs]
+
+    def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
+        builder, machine = scope.builder, scope.builder.machine
+        source = scope.in_layout(x, builder.blocked)
+        for residues in np.ndindex(*strides):
+            axes = [
+                _window(*facts)
+                for facts in zip(spatial, outputs, kernel, strides, dilations, before, residues, strict=True)
+            ]
+            windows = [window for window, _ in axes]
+            if any(window.positions <= 0 for window in windows):
+                continue
+            taken = weights
+            for axis, (_, taps) in enumerate(axes):
+                # A residue that no tap reaches gets nothing but the bias: one tap of zeros.
+                seen = np.take(taken, taps or [0], axis=axis + 2)
+                taken = seen if taps else np.zeros_like(seen)
+            shapes = conv.convolution_of(batch, channels // groups, per_group, groups, windows, machine)
+            definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
+            packed = builder.weight(conv.pack_weights(taken, shapes, machine))
+            builder.call(definition, [source, packed, *sources], [result], scope.nodes)
+
+    return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
+
+
+def _pads(operation: Operation, spatial: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Padding in front and the output's extent along each axis."""
+    rank = len(spatial)
+    strides, dilations = steps_of(operation, rank)
+    extra = list(operation.attribute("output_padding", [0] * rank))
+    full = [
+        (size - 1) * stride + dilation * (k - 1) + 1 + more
+        for size, stride, dilation, k, more in zip(spatial, strides, dilations, kernel, extra, strict=True)
+    ]
+    automatic = operation.attribute("auto_pad", "NOTSET")
+    wanted = operation.attribute("output_shape")
+    if wanted is None and automatic in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = [size * stride for size, stride in zip(spatial, strides, strict=True)]
+    if wanted is None:
+        pads = [0] * (2 * rank) if automatic == "VALID" else list(operation.attribute("pads", [0] * (2 * rank)))
+        return pads[:rank], [size - a - b for size, a, b in zip(full, pads[:rank], pads[rank:], strict=True)]
+    wanted = list(wanted)[-rank:]
+    total = [max(0, size - want) for size, want in zip(full, wanted, strict=True)]
+    lower = automatic == "SAME_LOWER" or (automatic != "SAME_UPPER" and wanted is not None)
+    return [amount - amount // 2 if lower else amount // 2 for amount in total], wanted
+
+
+def _window(
+    size: int, output: int, kernel: int, stride: int, dilation: int, pad: int, residue: int
+) -> tuple[Window, list[int]]:
+    """The convolution along one axis for one residue, and which taps it has, in the order of the inputs they see."""
+    seen = {
+        (residue + pad - tap * dilation) // stride: tap
+        for tap in range(kernel)
+        if (residue + pad - tap * dilation) % stride == 0
+    }
+    offsets = sorted(seen)
+    step = offsets[1] - offsets[0] if len(offsets) > 1 else 1
+    window = Window(
+        input=size,
+        positions=-(-(output - residue) // stride),
+        kernel=max(1, len(offsets)),
+        dilation=step,
+        pad=-offsets[0] if offsets else 0,
+        step=stride,
+        offset=residue,
+    )
+    return window, [seen[offset] for offset in offsets]
+
+
+@operator("ConvTranspose")
+def plain_transposed_convolution(
+    operation: Operation, x: te.Tensor, w: te.Tensor, bias: te.Tensor | None = None
+) -> te.Tensor:
+    """ConvTranspose of other types than float32, or with weights that are computed."""
+    wide, weights = widen(x), widen(w)
+    batch, channels, *spatial = shape_of(x)
+    _, each, *kernel = shape_of(w)
+    groups = int(operation.attribute("group", 1))
+    strides, dilations = steps_of(operation, len(spatial))
+    before, outputs = _pads(operation, spatial, kernel)
+    per_group = channels // groups
+    channel = te.reduce_axis((0, per_group), name="channel")
+    taps = [te.reduce_axis((0, size), name=f"tap{axis}") for axis, size in enumerate(kernel)]
+
+    def element(n: tirx.Expr, c: tirx.Expr, *positions: tirx.Expr) -> tirx.Expr:
+        conditions, at = [], []
+        for p, tap, pad, dilation, stride, size in zip(
+            positions, taps, before, dilations, strides, spatial, strict=True
+        ):
+            place = p + pad - tap.var * dilation
+            index = tirx.floordiv(place, stride)
+            conditions += [tirx.floormod(place, stride) == 0, index >= 0, index < size]
+            at.append(index)
+        first = tirx.floordiv(c, each) * per_group + channel.var
+        seen = tirx.if_then_else(tirx.all(*conditions), load(wide, n, first, *at), tirx.const(0, dtype_of(wide)))
+        weight = load(weights, first, tirx.floormod(c, each), *(tap.var for tap in taps))
+        return te.sum(seen * weight, axis=[channel, *taps])
+
+    result = te.compute((batch, groups * each, *outputs), element, name="transposed")
+    if bias is not None:
+        total, added = result, widen(bias)
+        result = te.compute(total.shape, lambda *i: load(total, *i) + load(added, i[1]), name="biased")
+    return convert(result, dtype_of(x))
