@@ -42,23 +42,23 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callab
 
 @pytest.fixture(scope="session")
 def answers() -> Callable[[str, Feed], Feed]:
-    """`answers(name, feed)`: onnxruntime's outputs, with Sigmoid precise (`lepton_compile.evaluation.reference`)."""
-    return lambda name, feed: _run(_session(name, precise_sigmoid=True), feed)
+    """`answers(name, feed)`: onnxruntime's outputs, where they are precise (`lepton_compile.evaluation.reference`)."""
+    return lambda name, feed: _run(_session(name, is_reference=True), feed)
 
 
 @pytest.fixture(scope="session")
 def published_answers() -> Callable[[str, Feed], Feed]:
     """`published_answers(name, feed)`: the outputs of the file as it is, with onnxruntime's own settings."""
-    return lambda name, feed: _run(_session(name, precise_sigmoid=False), feed)
+    return lambda name, feed: _run(_session(name, is_reference=False), feed)
 
 
 @lru_cache(maxsize=2)
-def _session(name: str, *, precise_sigmoid: bool) -> onnxruntime.InferenceSession:
+def _session(name: str, *, is_reference: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     path: Path = corpus.model_path(name)
     source: bytes | Path = path
-    if precise_sigmoid:
+    if is_reference:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         source = precise(onnx.load(path)).SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
