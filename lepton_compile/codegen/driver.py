@@ -24,13 +24,13 @@ class Facts:
         version: Of the compiler.
         target: Name of the target.
         model_hash: SHA-256 of the ONNX model; empty when unknown.
-        cpu_features: Instruction-set extensions that the library needs, as LLVM calls them.
+        cpu_checks: What it asks the processor for first, as `lepton_compile.codegen.cpu_features.cpu_checks` gives it.
     """
 
     version: str
     target: str
     model_hash: str = ""
-    cpu_features: tuple[str, ...] = ()
+    cpu_checks: tuple[str, ...] = ()
 
 
 def root(program: Program, buffer: Buffer) -> Buffer:
@@ -282,11 +282,12 @@ static const {self.name}_information information = {{
     def create(self) -> str:
         name, upper = self.name, self.upper
         cpu = ""
-        if self.facts.cpu_features:
-            features = ", ".join(string_literal(feature) for feature in self.facts.cpu_features)
+        if self.facts.cpu_checks:
+            rows = "".join(f"\n      {row}," for row in self.facts.cpu_checks)
             cpu = f"""\
-  static const char *const features[] = {{{features}, NULL}};
-  const char *lacking = lepton_cpu_lacks(features);
+  static const struct lepton_cpu_feature features[] = {{{rows}
+  }};
+  const char *lacking = lepton_cpu_lacks(features, sizeof features / sizeof features[0]);
   if (lacking != NULL) {{
     lepton_error_set(create_error, "this processor lacks %s, which the library was compiled for", lacking);
     return {upper}_UNSUPPORTED_CPU;

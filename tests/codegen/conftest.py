@@ -21,6 +21,11 @@ class StandInTarget:
     triple: str = f"{host_architecture()}-linux-gnu"
     cpu: str = "x86-64-v2" if host_architecture() == "x86_64" else "generic"
     features: tuple[str, ...] = ()
+    enabled: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        return self.triple.split("-")[0]
 
     @property
     def name(self) -> str:
@@ -31,6 +36,9 @@ class StandInTarget:
 
     def zig_triple(self) -> str:
         return self.triple
+
+    def enabled_features(self) -> frozenset[str]:
+        return frozenset(self.enabled)
 
     def describe(self) -> dict[str, object]:
         return {"name": self.name, "cpu": self.cpu, "features": list(self.features)}

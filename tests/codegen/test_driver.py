@@ -34,7 +34,7 @@ def test_the_text_is_the_golden_one(columns: int | str, make_program) -> None:
     program = make_program(columns=columns)
     interface = make_interface(program)
     weights = write_weights(program.weights, io.BytesIO())
-    facts = Facts("1.2.3", "my-board", "0123", ("avx2", "fma"))
+    facts = Facts("1.2.3", "my-board", "0123", ('{"dotprod", AT_HWCAP, 0x100000}',))
     texts = {
         f"{program.name}_{columns}.h": header(program, interface, description="Generated for a test."),
         f"{program.name}_{columns}.c": driver(program, interface, weights, facts),

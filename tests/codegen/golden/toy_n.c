@@ -76,8 +76,10 @@ toy_status toy_create(const toy_options *options, toy_instance **instance) {
     return TOY_INVALID_ARGUMENT;
   }
   *instance = NULL;
-  static const char *const features[] = {"avx2", "fma", NULL};
-  const char *lacking = lepton_cpu_lacks(features);
+  static const struct lepton_cpu_feature features[] = {
+      {"dotprod", AT_HWCAP, 0x100000},
+  };
+  const char *lacking = lepton_cpu_lacks(features, sizeof features / sizeof features[0]);
   if (lacking != NULL) {
     lepton_error_set(create_error, "this processor lacks %s, which the library was compiled for", lacking);
     return TOY_UNSUPPORTED_CPU;
