@@ -5,7 +5,7 @@ blamed. In models that serve as reference they are spelled out in operators that
 
 - Sigmoid is a rational function there that is good to 1e-7 of 1, not of the result: it is off by 3e-4 of it at -11, by
   3e-2 at -14, and 0 below -18, where the scores of a detector that sees nothing lie. Spelled out: 1 / (1 + exp(-x)).
-- GlobalAveragePool adds up a channel in order, in float32: over a flat picture of 160 x 160 it is off by 1e-4, since the
+- GlobalAveragePool adds up a channel in order, in float32: over a flat picture of 160 x 160 it is off by 1e-4: the
   roundings all go one way. Spelled out: the mean of float64.
 """
 
