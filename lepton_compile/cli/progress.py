@@ -30,12 +30,12 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _plain_lines() -> Callable[[str, int, int], None]:
-    shown = ""
+    """A line per stage. The first, in which the input is read, stays silent: what is wrong with it is the only line."""
+    stages: list[str] = []
 
     def report(stage: str, done: int, total: int) -> None:
-        nonlocal shown
-        if stage != shown:
-            shown = stage
+        if stages and stage != stages[-1]:
             print(f"{stage} ({total})" if total > 1 else stage, file=sys.stderr, flush=True)
+        stages.append(stage)
 
     return report

@@ -13,7 +13,7 @@ from lepton_compile.codegen.interface import Interface, onnx_name, shape_text, s
 from lepton_compile.codegen.names import C_TYPES, comment, string_literal
 from lepton_compile.codegen.weights import WeightTable
 from lepton_compile.errors import BuildError
-from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ static void step_{number}(void *context, int32_t begin, int32_t end) {{
                 body.append(self._copy_output(buffer))
         if not body:
             body = ["  (void)self;"]
+        body.append(f"  return {self.upper}_OK;")
         trace = ""
         if self.trace:
             trace = f"""\
@@ -211,7 +212,7 @@ static void trace_step(struct {self.name}_instance *self, int32_t step, const vo
 
 """
         return f"""\
-{trace}static void run_steps(struct {self.name}_instance *self) {{
+{trace}static {self.name}_status run_steps(struct {self.name}_instance *self) {{
 {chr(10).join(body)}
 }}
 """
@@ -230,9 +231,15 @@ static void trace_step(struct {self.name}_instance *self, int32_t step, const vo
                 if self.trace:
                     pointers = ", ".join(self.pointers(step))
                     yield f"{indent}trace_step(self, {number}, (const void *const[]){{{pointers}}});"
+                continue
+            condition = self.buffer(step.condition)
+            pointer = address(self.program, self.interface, self.weights, condition, const=True)
+            if isinstance(step, Require):
+                yield f"{indent}if (!*{pointer}) {{ /* {comment(step.node)} */"
+                yield f'{indent}  lepton_error_set(self->error, "%s", {string_literal(step.message)});'
+                yield f"{indent}  return {self.upper}_INVALID_INPUT;"
+                yield f"{indent}}}"
             else:
-                condition = self.buffer(step.condition)
-                pointer = address(self.program, self.interface, self.weights, condition, const=True)
                 yield f"{indent}if (*{pointer}) {{ /* {comment(step.node)} */"
                 yield from self._run(step.then_steps, numbers, indent + "  ")
                 yield f"{indent}}} else {{"
@@ -377,8 +384,7 @@ static {name}_status run_checked(struct {name}_instance *self, const {name}_inpu
 {checks}{lent}\
   self->inputs = *inputs;
   self->outputs = *outputs;
-  run_steps(self);
-  return {upper}_OK;
+  return run_steps(self);
 }}
 
 {name}_status {name}_run({name}_instance *self, const {name}_inputs *inputs, {name}_outputs *outputs) {{

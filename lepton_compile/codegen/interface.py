@@ -138,7 +138,8 @@ typedef enum {name}_status {{
   {upper}_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or option out of range, a bad arena */
   {upper}_OUT_OF_RESOURCES = 2,   /* no memory for the arena, or no thread could be started */
   {upper}_BUSY = 3,               /* the instance is already running in another thread */
-  {upper}_UNSUPPORTED_CPU = 4     /* this processor lacks instructions that the library was compiled for */
+  {upper}_UNSUPPORTED_CPU = 4,    /* this processor lacks instructions that the library was compiled for */
+  {upper}_INVALID_INPUT = 5       /* values that the model does not take: an index out of range, a division by zero */
 }} {name}_status;
 
 /* Part [begin, end) of a step's blocks. */

@@ -119,11 +119,17 @@ def elementwise(
 
 
 def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
-    """Whether every load takes the output's own block and lane, so that padding lanes read padding lanes only."""
+    """Whether every load that follows the channels takes the output's own block and lane.
+
+    Padding lanes then read padding lanes only, and nothing outside an operand.
+    """
     block, lane = identity(variables[1]), identity(variables[-1])
     for read in loads_of(value):
-        own_block = identity(read.indices[1]) == block or int(read.source.shape[1]) == 1
-        if len(read.indices) != len(variables) or not own_block or identity(read.indices[-1]) != lane:
+        if not {block, lane} & set().union(*map(_variables_outside_loads, read.indices)):
+            continue
+        if len(read.indices) != len(variables) or identity(read.indices[-1]) != lane:
+            return False
+        if identity(read.indices[1]) != block and int(read.source.shape[1]) != 1:
             return False
     return True
 

@@ -78,22 +78,42 @@ def reduction(output: te.Tensor, layout: Layout, sources: Sequence[Source], mach
             analyzer.bind(lane, ir.Range(0, width), True)
 
     def across_lanes(position: list[tirx.Expr], width: int) -> tirx.Stmt:
-        """`width` neighbouring outputs, each lane one of them."""
-        total = register("total", width, dtype)
+        """`width` neighbouring outputs, each lane one of them.
 
-        def step(over: list[tirx.Expr]) -> tirx.Stmt:
-            def value(lane: tirx.Expr) -> tirx.Expr:
-                bounded_lane(lane, width)
-                at = [*position[:-1], position[-1] + lane]
-                return reduce.combine(load(total, [lane]), term(at, over))
+        A row is summed on its own before it is added: over n rows of n elements, one running sum would be off by n²
+        roundings, which all go one way where a picture is flat.
+        """
+        total, row = register("total", width, dtype), register("row", width, dtype)
+        *slow, fast = reduced or [1]
 
-            return vector_store(width, value, lambda lane, v: store(total, [lane], v))
+        def term_at(lane: tirx.Expr, over: list[tirx.Expr]) -> tirx.Expr:
+            bounded_lane(lane, width)
+            return term([*position[:-1], position[-1] + lane], over if reduced else [])
 
+        def add(partial: tirx.Buffer, over: list[tirx.Expr]) -> tirx.Stmt:
+            return vector_store(
+                width,
+                lambda lane: reduce.combine(load(partial, [lane]), term_at(lane, over)),
+                lambda lane, v: store(partial, [lane], v),
+            )
+
+        def clear(partial: tirx.Buffer) -> tirx.Stmt:
+            return vectorized(width, lambda lane: store(partial, [lane], reduce.identity))
+
+        def add_row(outer: list[tirx.Expr]) -> tirx.Stmt:
+            def combined(lane: tirx.Expr) -> tirx.Stmt:
+                return store(total, [lane], reduce.combine(load(total, [lane]), load(row, [lane])))
+
+            return sequence(
+                [clear(row), serial(fast, lambda k: add(row, [*outer, k]), "k"), vectorized(width, combined)]
+            )
+
+        rows = nest(slow, add_row, "row") if slow else serial(fast, lambda k: add(total, [k]), "k")
         return allocate(
-            [total],
+            [total, row] if slow else [total],
             [
-                vectorized(width, lambda lane: store(total, [lane], reduce.identity)),
-                nest(reduced, step, "k"),
+                clear(total),
+                rows,
                 vectorized(
                     width, lambda lane: store(result, [*position[:-1], position[-1] + lane], load(total, [lane]))
                 ),

@@ -17,13 +17,14 @@ from tvm import te
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.lowering.memory import plan_memory
+from lepton_compile.lowering.memory import plan_memory, uses
 from lepton_compile.lowering.program import (
     Buffer,
     Call,
     If,
     Kernel,
     Program,
+    Require,
     Shape,
     Step,
     Storage,
@@ -111,6 +112,10 @@ class Builder:
         """Run one of two lists of steps."""
         self._steps.append(If(condition.name, tuple(then), tuple(otherwise), node))
 
+    def require(self, condition: Buffer, message: str, node: str) -> None:
+        """Stop the run with an error unless a buffer holds true."""
+        self._steps.append(Require(condition.name, message, node))
+
     @contextlib.contextmanager
     def collect(self) -> Iterator[list[Step]]:
         """Gather the steps that are added meanwhile in a list of their own.
@@ -142,6 +147,8 @@ class Builder:
 
     def copy(self, source: Buffer, destination: Buffer, nodes: Sequence[str]) -> None:
         """Copy a tensor, whatever the two layouts."""
+        if not source.nbytes():
+            return
         x = te.placeholder([int(size) for size in source.shape], source.dtype, name="x")
         y = te.compute(x.shape, lambda *i: x(*i), name="copy")
         made = elementwise(y, destination.layout, [Source(x, source.layout)], self.machine)
@@ -150,7 +157,7 @@ class Builder:
     def finish(self) -> Program:
         """The program."""
         steps = tuple(self._steps)
-        used = {name for step in _calls(steps) for name in step.arguments}
+        used = {name for names in uses(steps) for name in names}
         memory = plan_memory(self.buffers, steps, self.inputs, self.outputs)
         roots = {self.buffers[name].view_of or name for name in used} | used
         weights = {name: values for name, values in self.weights.items() if name in roots}
@@ -190,15 +197,6 @@ class Builder:
         self.kernels[made.name] = made
         self._kernels_by_hash.setdefault(key, []).append(made)
         return made
-
-
-def _calls(steps: Sequence[Step]) -> Iterator[Call]:
-    for step in steps:
-        if isinstance(step, Call):
-            yield step
-        else:
-            yield from _calls(step.then_steps)
-            yield from _calls(step.else_steps)
 
 
 def _blocked(values: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:

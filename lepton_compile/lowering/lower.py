@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from tvm import te
 
-from lepton_compile.errors import UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.errors import ShapeError, UnsupportedOperator, UnsupportedOperatorError
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering import recurrent as _recurrent  # noqa: F401  (registers its operators)
@@ -20,11 +21,14 @@ from lepton_compile.lowering.nodes import Array, Node, Region, region_of
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.program import Buffer, Program, Storage
 from lepton_compile.lowering.region import Scope, as_rank
+from lepton_compile.lowering.requirements import requirement_of
 from lepton_compile.model import FUSED_DOMAIN, Graph
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
 
+# Frames that walking the expression of the largest region takes, with room to spare.
+EXPRESSION_DEPTH = 20_000
 # Operators whose result has the elements of their first input, in the same order.
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
 # Operators whose inputs broadcast against each other. A constant of lower rank is given the full rank, so that its
@@ -51,8 +55,15 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
         UnsupportedOperatorError: Nodes that cannot be lowered, all of them.
     """
     _require_supported(graph)
+    _require_addressable(graph)
     machine = Machine(lanes=target.vector_bytes // 4, registers=target.vector_registers)
-    return _Lowering(graph, Builder(name, machine)).run()
+    # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
+    try:
+        return _Lowering(graph, Builder(name, machine)).run()
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _require_supported(graph: Graph) -> None:
@@ -73,6 +84,17 @@ def _require_supported(graph: Graph) -> None:
                 for (domain, op), names in sorted(missing.items())
             ]
         )
+
+
+def _require_addressable(graph: Graph) -> None:
+    """Kernels count elements in 32 bits."""
+    tensors = [*graph.gs.inputs, *(tensor for node in graph.nodes() for tensor in node.outputs)]
+    for tensor in tensors:
+        if tensor.shape is not None and math.prod(tensor.shape) >= 2**31:
+            raise ShapeError(
+                f"tensor '{tensor.name}' of shape {list(tensor.shape)} has 2^31 elements or more; bind smaller shapes",
+                tensor=tensor.name,
+            )
 
 
 class _Lowering:
@@ -172,6 +194,10 @@ class _Lowering:
             outputs=len(node.outputs),
             constants=tuple(self.constants.get(name) if name else None for name in node.inputs),
         )
+        required = requirement_of(operation, *inputs)
+        if required is not None:
+            condition, problem = required
+            self.builder.require(scope.to_memory(condition), problem, node.name)
         made = ANCHORS[node.op_type](scope, operation, *inputs) if node.op_type in ANCHORS else None
         if made is None:
             if node.op_type not in OPERATORS:

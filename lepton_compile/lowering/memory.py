@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lepton_compile.lowering.program import Buffer, Call, MemoryPlan, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Step, Storage
 
 # The start of every buffer: a cache line, and the widest vector.
 ALIGNMENT = 64
@@ -53,7 +53,7 @@ def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Seq
     """First and last use of every buffer that needs memory of the arena, in the order in which steps stand."""
     owned: dict[str, list[int]] = {}
     end = 0
-    for time, names in enumerate(_uses(steps)):
+    for time, names in enumerate(uses(steps)):
         end = time
         for name in names:
             root = root_of(buffers, name)
@@ -80,12 +80,13 @@ def root_of(buffers: Mapping[str, Buffer], name: str) -> str:
     return name
 
 
-def _uses(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
+def uses(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
     """What each step touches; of a branch, both sides one after the other, as if both ran."""
     for step in steps:
         if isinstance(step, Call):
             yield step.arguments
-        else:
-            yield (step.condition,)
-            yield from _uses(step.then_steps)
-            yield from _uses(step.else_steps)
+            continue
+        yield (step.condition,)
+        if isinstance(step, If):
+            yield from uses(step.then_steps)
+            yield from uses(step.else_steps)

@@ -128,7 +128,22 @@ class If:
     node: str
 
 
-Step: TypeAlias = Call | If
+@dataclass(frozen=True)
+class Require:
+    """Stop the run with an error unless `condition` holds; it names a buffer that holds one bool.
+
+    Attributes:
+        condition: What has to be true of the values of this run: an index within range, a divisor other than zero.
+        message: What is wrong otherwise.
+        node: The ONNX node that needs it.
+    """
+
+    condition: str
+    message: str
+    node: str
+
+
+Step: TypeAlias = Call | If | Require
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,6 @@ def _calls(steps: tuple[Step, ...]) -> Iterator[Call]:
     for step in steps:
         if isinstance(step, Call):
             yield step
-        else:
+        elif isinstance(step, If):
             yield from _calls(step.then_steps)
             yield from _calls(step.else_steps)

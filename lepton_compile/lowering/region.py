@@ -11,6 +11,7 @@ put into it, and well if fusion knew what anchors can take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -163,6 +164,8 @@ class Scope:
         return self.builder.in_layout(self.to_memory(tensor), layout, self.nodes)
 
     def _compute(self, tensor: te.Tensor, result: Buffer) -> None:
+        if not math.prod(shape_of(tensor)):
+            return
         if tensor.op in self._anchors:
             self._emit(tensor, tensor, result)
             return

@@ -66,11 +66,30 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, dict[str, Array]]:
     weights = _detach_weights(proto, folder, source if isinstance(source, onnx.ModelProto) else proto)
     _load_inner_data(proto, folder)
     _require_known_operators(proto)
+    _complete_outputs(proto)
     check(proto)
     _require_tensors(proto)
     if proto.functions:
         proto = inliner.inline_local_functions(proto, convert_version=True)
     return proto, weights
+
+
+def _complete_outputs(proto: onnx.ModelProto) -> None:
+    """Give outputs whose declaration lacks a type or a shape, which the checker wants, the one that follows."""
+    lacking = [output for output in proto.graph.output if not output.type.tensor_type.HasField("shape")]
+    if not any(output.type.WhichOneof("value") in (None, "tensor_type") for output in lacking):
+        return
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for output in bare.graph.output:
+        if not output.type.tensor_type.HasField("shape"):
+            output.ClearField("type")
+    inferred = {output.name: output.type for output in onnx.shape_inference.infer_shapes(bare).graph.output}
+    for output in lacking:
+        if output.type.WhichOneof("value") in (None, "tensor_type") and inferred[output.name].tensor_type.HasField(
+            "shape"
+        ):
+            output.type.CopyFrom(inferred[output.name])
 
 
 def _use_short_domain(proto: onnx.ModelProto) -> None:

@@ -24,7 +24,7 @@ OPERATORS = frozenset(
 KINDS = frozenset(("ElementWise", "Gelu", "HardSwish", "SiLU"))
 
 # An expression of more nodes spills registers and takes long to compile; fusing it further saves little.
-MAXIMUM_NODES = 64
+MAXIMUM_NODES = 32
 
 
 def is_elementwise(node: gs.Node) -> bool:

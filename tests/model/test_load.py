@@ -297,3 +297,14 @@ def test_sparse_constants_become_dense():
     )
     imported = import_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
     np.testing.assert_array_equal(imported.run({"x": np.zeros(4, np.float32)})["y"], [0, 5, 0, 7])
+
+
+@pytest.mark.parametrize("declared", ["nothing", "a type without a shape"])
+def test_an_output_may_leave_its_shape_to_inference(declared):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
+    y = onnx.ValueInfoProto(name="y")
+    if declared != "nothing":
+        y.type.tensor_type.elem_type = TensorProto.FLOAT
+    graph = helper.make_graph([helper.make_node("Transpose", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    assert [tuple(output.shape) for output in import_model(model).gs.outputs] == [(3, 2)]

@@ -46,7 +46,19 @@ def divide(_: Operation, a: te.Tensor, b: te.Tensor) -> te.Tensor:
     """A / B; integers round towards zero."""
     if is_float(dtype_of(a)):
         return float_pointwise(lambda x, y: x / y, a, b, name="divide")
-    return pointwise(tirx.truncdiv, a, b, name="divide")
+    return pointwise(_divided(tirx.truncdiv, lambda x: -x), a, b, name="divide")
+
+
+def _divided(operation: Binary, by_minus_one: Callable[[tirx.Expr], tirx.Expr]) -> Binary:
+    """An integer division, the divisor -1 seen to apart: the least number's quotient overflows, and x86 traps."""
+
+    def divide(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
+        if str(x.expr_ty()).startswith("uint"):
+            return operation(x, y)
+        minus_one, one = (tirx.const(value, str(y.expr_ty())) for value in (-1, 1))
+        return tirx.Select(y == minus_one, by_minus_one(x), operation(x, tirx.Select(y == minus_one, one, y)))
+
+    return divide
 
 
 def _floor_remainder(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
@@ -66,7 +78,8 @@ def modulo(node: Operation, a: te.Tensor, b: te.Tensor) -> te.Tensor:
     if is_float(dtype_of(a)):
         remainder = (lambda x, y: vector_math.libm("fmod", x, y)) if like_c else _floor_remainder
         return float_pointwise(remainder, a, b, name="modulo")
-    return pointwise(tirx.truncmod if like_c else tirx.floormod, a, b, name="modulo")
+    remainder = tirx.truncmod if like_c else tirx.floormod
+    return pointwise(_divided(remainder, lambda x: tirx.const(0, str(x.expr_ty()))), a, b, name="modulo")
 
 
 @operator("Neg")

@@ -35,7 +35,8 @@ typedef enum toy_status {
   TOY_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or option out of range, a bad arena */
   TOY_OUT_OF_RESOURCES = 2,   /* no memory for the arena, or no thread could be started */
   TOY_BUSY = 3,               /* the instance is already running in another thread */
-  TOY_UNSUPPORTED_CPU = 4     /* this processor lacks instructions that the library was compiled for */
+  TOY_UNSUPPORTED_CPU = 4,    /* this processor lacks instructions that the library was compiled for */
+  TOY_INVALID_INPUT = 5       /* values that the model does not take: an index out of range, a division by zero */
 } toy_status;
 
 /* Part [begin, end) of a step's blocks. */
