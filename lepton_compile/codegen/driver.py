@@ -312,8 +312,8 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   }}
   *instance = NULL;
 {cpu}\
-  if (options->threads < 0 || options->threads > LEPTON_MAX_THREADS) {{
-    lepton_error_set(create_error, "threads is %d; it must be 0 to %d", (int)options->threads, LEPTON_MAX_THREADS);
+  if (options->threads < 0) {{
+    lepton_error_set(create_error, "threads is %d; it must be at least 0", (int)options->threads);
     return {upper}_INVALID_ARGUMENT;
   }}
   if (options->arena != NULL && options->arena_bytes < information.arena_bytes) {{
@@ -341,7 +341,8 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   }}
   self->executor.parallel_for = options->parallel_for;
   self->executor.parallel_context = options->parallel_context;
-  const int32_t threads = options->threads == 0 ? lepton_processors() : options->threads;
+  const int32_t processors = lepton_processors();
+  const int32_t threads = options->threads == 0 || options->threads > processors ? processors : options->threads;
   if (threads > 1 && options->parallel_for == NULL) {{
     self->executor.pool = lepton_pool_create(threads);
     if (self->executor.pool == NULL) {{

@@ -151,7 +151,9 @@ typedef void (*{name}_parallel_for)(void *context, {name}_task task, void *task_
 
 /* All zero is a good choice. */
 typedef struct {name}_options {{
-  int32_t threads;                 /* threads to run on, the calling one included; 0: one per processor it may use */
+  /* Threads to run on, the calling one included. 0, or more than there are processors that the process may use: one on
+   * each of those. */
+  int32_t threads;
   {name}_parallel_for parallel_for; /* used in place of threads of the instance's own; may be null */
   void *parallel_context;          /* its first argument */
   void *arena;                     /* working memory, 64-byte aligned, kept until {name}_destroy; null: allocated */

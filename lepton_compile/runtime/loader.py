@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 _FORMAT = 1  # of the folder, as its manifest states it
-_MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime
+_MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime, which takes no more than there are processors anyway
 
 
 class LeptonError(Exception):
@@ -118,13 +118,14 @@ class CompiledModel:
 
         Args:
             folder: What `save` or `lepton compile` wrote.
-            threads: Threads to run on; None: one per processor that the process may use.
+            threads: Threads to run on, at least 1. None, or more than there are processors that the process may use:
+                one on each of those.
             verify: Whether to compare the library with its hash in the manifest.
             keep: Something that must live as long as this handle, such as the owner of a temporary folder.
 
         Raises:
             ModelError: When the folder holds no compiled model, or a damaged one.
-            LeptonError: When `threads` is out of range.
+            LeptonError: When `threads` is less than 1.
         """
         self.folder = Path(folder)
         self._threads = _checked_threads(threads)
@@ -268,12 +269,13 @@ def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: 
 
     Args:
         folder: What `CompiledModel.save` or `lepton compile` wrote.
-        threads: Threads to run on, at least 1 and at most 256; None: one per processor that the process may use.
+        threads: Threads to run on, at least 1. None, or more than there are processors that the process may use: one on
+            each of those.
         verify: Whether to compare the library with its hash in the manifest, which reads all of it.
 
     Raises:
         ModelError: When the folder holds no compiled model, or a damaged one.
-        LeptonError: When `threads` is out of range.
+        LeptonError: When `threads` is less than 1.
     """
     return CompiledModel(folder, threads=threads, verify=verify)
 
@@ -320,9 +322,9 @@ def _checked_threads(threads: int | None) -> int:
     """The number for the library, where 0 stands for one per processor."""
     if threads is None:
         return 0
-    if not 1 <= threads <= _MAX_THREADS:
-        raise LeptonError(f"threads is {threads}; it must be 1 to {_MAX_THREADS}", threads=threads)
-    return threads
+    if threads < 1:
+        raise LeptonError(f"threads is {threads}; it must be at least 1", threads=threads)
+    return min(threads, _MAX_THREADS)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

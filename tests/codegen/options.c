@@ -1,10 +1,13 @@
 /* The options of the C interface, on the model "toy": y = 3 x + w, the first of its two steps being parallel. */
+#define _POSIX_C_SOURCE 200809L /* opendir */
 #include "toy.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                     \
   do {                                                       \
@@ -42,6 +45,18 @@ static void nesting_parallel_for(void *context, toy_task task, void *task_contex
   (void)context;
   nested = toy_run(running, &inputs, &outputs);
   task(task_context, 0, blocks);
+}
+
+/* Threads of this process. */
+static int thread_count(void) {
+  DIR *folder = opendir("/proc/self/task");
+  int count = 0;
+  if (folder == NULL) return -1;
+  for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+    if (entry->d_name[0] != '.') count++;
+  }
+  (void)closedir(folder);
+  return count;
 }
 
 int main(void) {
@@ -97,6 +112,7 @@ int main(void) {
   CHECK(strstr(toy_error(NULL), "not aligned") != NULL);
   toy_options threads = {.threads = -1};
   CHECK(toy_create(&threads, &model) == TOY_INVALID_ARGUMENT);
+  CHECK(strcmp(toy_error(NULL), "threads is -1; it must be at least 0") == 0);
   CHECK(toy_create(NULL, NULL) == TOY_INVALID_ARGUMENT);
   for (threads.threads = 1; threads.threads <= 4; threads.threads++) {
     CHECK(toy_create(&threads, &model) == TOY_OK);
@@ -107,6 +123,16 @@ int main(void) {
     }
     toy_destroy(model);
   }
+
+  /* No more threads than processors. */
+  threads.threads = INT32_MAX;
+  CHECK(toy_create(&threads, &model) == TOY_OK);
+  CHECK(thread_count() >= 1 && thread_count() <= sysconf(_SC_NPROCESSORS_ONLN));
+  toy_destroy(model);
+  threads.threads = 1;
+  CHECK(toy_create(&threads, &model) == TOY_OK);
+  CHECK(thread_count() == 1);
+  toy_destroy(model);
 
   /* What the header states. */
   const toy_information *info = toy_info();

@@ -48,7 +48,9 @@ typedef void (*toy_parallel_for)(void *context, toy_task task, void *task_contex
 
 /* All zero is a good choice. */
 typedef struct toy_options {
-  int32_t threads;                 /* threads to run on, the calling one included; 0: one per processor it may use */
+  /* Threads to run on, the calling one included. 0, or more than there are processors that the process may use: one on
+   * each of those. */
+  int32_t threads;
   toy_parallel_for parallel_for; /* used in place of threads of the instance's own; may be null */
   void *parallel_context;          /* its first argument */
   void *arena;                     /* working memory, 64-byte aligned, kept until toy_destroy; null: allocated */
