@@ -105,3 +105,14 @@ def test_long_sums_keep_their_precision(run) -> None:
         te.compute((1,), lambda i: te.sum(x(i, k), axis=k)), PLAIN, [Source(x, PLAIN)], Machine(8, 16)
     )
     assert run(definition, a, output=(1,))[0] == pytest.approx(100_000, rel=1e-3)
+
+
+def test_a_flat_picture_does_not_drift(run) -> None:
+    """25600 additions of one number to one running sum would be off by 1e-4."""
+    shape = (1, 16, 160, 160)
+    x, (h, w) = te.placeholder(shape, "float32", name="x"), (te.reduce_axis((0, 160)), te.reduce_axis((0, 160)))
+    output = te.compute((1, 16, 1, 1), lambda n, c, _i, _j: te.sum(x(n, c, h, w), axis=[h, w]))
+    levels = np.linspace(1.1, 2.9, 16, dtype=np.float32).reshape(1, 16, 1, 1)
+    definition = reduction(output, Layout(8), [Source(x, Layout(8))], MACHINE)
+    actual = run(definition, to_blocks(np.broadcast_to(levels, shape), 8), output=(1, 2, 1, 1, 8))
+    np.testing.assert_allclose(from_blocks(actual, 16), levels.astype(np.float64) * 25600, rtol=5e-6)
