@@ -88,9 +88,9 @@ class Model:
 
     def graph(self, name: str) -> onnx.GraphProto:
         """What was made so far as a graph."""
-        return helper.make_graph(
-            self._nodes, name, [], [onnx.ValueInfoProto(name=each) for each in self._outputs], self._constants
-        )
+        known = {each.name: helper.make_tensor_type_proto(each.data_type, each.dims) for each in self._constants}
+        outputs = [onnx.ValueInfoProto(name=each, type=known.get(each)) for each in self._outputs]
+        return helper.make_graph(self._nodes, name, [], outputs, self._constants)
 
     def proto(self, opset: int = 21) -> onnx.ModelProto:
         """The model."""
