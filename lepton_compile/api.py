@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from lepton_compile.codegen import generate
+from lepton_compile.codegen import generate, workers
 from lepton_compile.codegen.names import identifier
 from lepton_compile.lowering import lower
 from lepton_compile.model import Graph, import_model
@@ -67,6 +67,7 @@ def compile(
         report(text, 0, 1)
 
     target = resolve_target(target)
+    workers()  # so that their import of TVM overlaps with what comes before the kernels
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)
     graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
