@@ -9,12 +9,16 @@ that the driver decides who runs which part of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm
 from tvm import tirx
 from tvm.tirx import stmt
+
+LOCAL_BYTES = 1 << 20
+"""The most that a kernel's local buffers may take: half of the stack that the runtime's threads have."""
 
 _TRANSFORM = tirx.transform
 
@@ -95,6 +99,22 @@ def _over_range(statement: tirx.Stmt, begin: tirx.Var, end: tirx.Var) -> tuple[t
     return statement, 0
 
 
+def _local_bytes(statement: tirx.Stmt) -> int:
+    """Size of all local buffers of a lowered function, each of which is a slot of its own on the stack."""
+    if isinstance(statement, stmt.AllocBuffer):
+        if not all(isinstance(size, tirx.IntImm) for size in statement.buffer.shape):
+            raise ValueError(f"the size of its local buffer {statement.buffer.name} is not constant")
+        sizes = (int(size) for size in statement.buffer.shape)
+        return math.prod(sizes) * int(statement.buffer.dtype.itemsize)
+    if isinstance(statement, stmt.SeqStmt):
+        return sum(map(_local_bytes, statement.seq))
+    if isinstance(statement, stmt.IfThenElse):
+        other = 0 if statement.else_case is None else _local_bytes(statement.else_case)
+        return _local_bytes(statement.then_case) + other
+    body = getattr(statement, "body", None)
+    return 0 if body is None else _local_bytes(body)
+
+
 def build_object(
     function: tirx.PrimFunc,
     symbol: str,
@@ -116,11 +136,16 @@ def build_object(
         path: Where the object file goes.
         dimensions: As in `plain_function`.
         noalias: As in `plain_function`.
+
+    Raises:
+        ValueError: When there is not exactly one parallel loop, or the local buffers take more than `LOCAL_BYTES`.
     """
     machine = tvm.target.Target(dict(target))
     with machine:
-        module = tvm.IRModule(
-            {symbol: plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias)}
-        )
-        built = tvm.get_global_func("target.build.llvm")(_LOWER(module), machine)
+        plain = plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias)
+        module = _LOWER(tvm.IRModule({symbol: plain}))
+        size = _local_bytes(module[symbol].body)
+        if size > LOCAL_BYTES:
+            raise ValueError(f"its local buffers take {size} bytes of stack, and {LOCAL_BYTES} are allowed")
+        built = tvm.get_global_func("target.build.llvm")(module, machine)
     built.write_to_file(str(path))

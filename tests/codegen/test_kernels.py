@@ -10,7 +10,8 @@ from codegen.objects import functions, instructions, undefined
 from tvm import tirx
 from tvm.tirx import stmt
 
-from lepton_compile.codegen.kernels import build_object
+from lepton_compile import runtime
+from lepton_compile.codegen.kernels import LOCAL_BYTES, build_object
 
 X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}
 AVX2 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}
@@ -62,20 +63,37 @@ def test_noalias_is_a_promise_that_can_be_withheld(tmp_path: Path, make_map_kern
         assert any(line.startswith("vaddps") for line in instructions(path)) == noalias
 
 
-def test_large_local_buffers_lie_on_the_stack(tmp_path: Path) -> None:
+def with_locals(size: int | tirx.Var, buffers: int = 1) -> tirx.PrimFunc:
+    """Rows of x, shuffled by way of local buffers."""
     x, y = (tirx.decl_buffer((64, 64), "float32", name=name) for name in "xy")
-    i, j, k = (tirx.Var(name, "int32") for name in "ijk")
-    local = tirx.decl_buffer((64 * 64,), "float32", name="local")
-    body = stmt.SeqStmt(
-        [
-            stmt.AllocBuffer(local),
-            stmt.For(j, 0, 64, stmt.ForKind.SERIAL, stmt.BufferStore(local, tirx.BufferLoad(x, [i, j]), [j * 7 % 64])),
-            stmt.For(k, 0, 64, stmt.ForKind.SERIAL, stmt.BufferStore(y, tirx.BufferLoad(local, [k]), [i, k])),
-        ]
-    )
-    function = tirx.PrimFunc([x, y], stmt.For(i, 0, 64, stmt.ForKind.PARALLEL, body))
-    build_object(function, "f", X86, tmp_path / "k.o")
+    i = tirx.Var("i", "int32")
+    parts: list[tirx.Stmt] = []
+    for number in range(buffers):
+        j, k = tirx.Var("j", "int32"), tirx.Var("k", "int32")
+        local = tirx.decl_buffer((size,), "float32", name="local")
+        write = stmt.BufferStore(local, tirx.BufferLoad(x, [i, j]), [j * 7 % 64])
+        read = stmt.BufferStore(y, tirx.BufferLoad(local, [k]), [i, k])
+        loops = [stmt.For(j, 0, 64, stmt.ForKind.SERIAL, write), stmt.For(k, number, 63, stmt.ForKind.SERIAL, read)]
+        parts += [stmt.AllocBuffer(local), *loops]
+    return tirx.PrimFunc([x, y], stmt.For(i, 0, 64, stmt.ForKind.PARALLEL, stmt.SeqStmt(parts)))
+
+
+def test_large_local_buffers_lie_on_the_stack(tmp_path: Path) -> None:
+    build_object(with_locals(64 * 64), "f", X86, tmp_path / "k.o")
     assert undefined(tmp_path / "k.o") <= {"memcpy", "memset"}
+    assert any(re.match(r"sub rsp, 0x4\w{3}$", line) for line in instructions(tmp_path / "k.o"))
+
+
+def test_local_buffers_fit_the_stack_of_the_runtimes_threads(tmp_path: Path) -> None:
+    build_object(with_locals(LOCAL_BYTES // 4), "f", X86, tmp_path / "k.o")
+    for function in (with_locals(LOCAL_BYTES // 4 + 1), with_locals(LOCAL_BYTES // 8 + 1, buffers=2)):
+        with pytest.raises(
+            ValueError, match=r"its local buffers take 10485\d\d bytes of stack, and 1048576 are allowed"
+        ):
+            build_object(function, "f", X86, tmp_path / "k.o")
+    header = (Path(str(runtime.__file__)).parent / "lepton_pool.h").read_text()
+    assert re.search(r"LEPTON_STACK_BYTES = 2 << 20\b", header)
+    assert LOCAL_BYTES == 1 << 20
 
 
 def test_a_kernel_has_one_parallel_loop(tmp_path: Path, make_map_kernel) -> None:
