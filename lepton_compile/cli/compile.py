@@ -12,6 +12,7 @@ import lepton_compile
 from lepton_compile.cli.options import Model, Shapes, TargetOption, read_passes, read_shapes, read_text
 from lepton_compile.cli.progress import show_progress
 from lepton_compile.cli.table import format_bytes
+from lepton_compile.runtime.loader import check_destination
 
 
 def compile(
@@ -35,6 +36,7 @@ def compile(
 ) -> None:
     """Compile MODEL into a folder with a native library, its C header and a manifest."""
     folder = output or Path(f"{model.stem}.lepton")
+    check_destination(folder)
     shapes = read_shapes(shape)
     replayed = None if plan is None else lepton_compile.Plan.from_json(read_text(plan))
     begin = time.perf_counter()

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from tvm import te
 
-from lepton_compile.errors import ShapeError, UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.errors import BuildError, ShapeError, UnsupportedOperator, UnsupportedOperatorError
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering import recurrent as _recurrent  # noqa: F401  (registers its operators)
@@ -176,8 +176,14 @@ class _Lowering:
                 continue
             for name, tensor in zip(node.outputs, self.evaluate(node, scope, tensors), strict=False):
                 tensors[name] = tensor
-        for name in region.outputs:
-            if name and name not in self.values:
+        for name, shape in region.outputs.items():
+            if shape_of(tensors[name]) != shape:
+                raise BuildError(
+                    f"'{name}' should have the shape {list(shape)}, but {', '.join(scope.nodes)} would give it "
+                    f"{list(shape_of(tensors[name]))}",
+                    nodes=scope.nodes,
+                )
+            if name not in self.values:
                 self.values[name] = scope.to_memory(tensors[name], name=name, into=results.get(name))
 
     def evaluate(self, node: Node, scope: Scope, tensors: dict[str, te.Tensor]) -> tuple[te.Tensor, ...]:

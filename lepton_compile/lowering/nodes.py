@@ -33,12 +33,12 @@ class Region:
     Attributes:
         nodes: The nodes; nested functions are expanded, their inner tensors prefixed with the name of the call.
         constants: Values of the tensors that are known, by name.
-        outputs: The tensors that others may read.
+        outputs: The tensors that others may read, with their shapes.
     """
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, Array]
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[int, ...]]
 
 
 def region_of(node: gs.Node, functions: Mapping[str, gs.Function]) -> Region:
@@ -46,7 +46,7 @@ def region_of(node: gs.Node, functions: Mapping[str, gs.Function]) -> Region:
     constants: dict[str, Array] = {}
     names = {id(tensor): tensor.name for tensor in [*node.inputs, *node.outputs]}
     nodes = _expand(node, functions, names, constants)
-    return Region(tuple(nodes), constants, tuple(tensor.name for tensor in node.outputs))
+    return Region(tuple(nodes), constants, {tensor.name: tuple(tensor.shape) for tensor in node.outputs if tensor.name})
 
 
 def _expand(

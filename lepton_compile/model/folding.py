@@ -18,6 +18,7 @@ from lepton_compile.errors import ModelError
 from lepton_compile.model.execution import evaluate
 from lepton_compile.model.from_onnx import Array, UniqueNames, name_nodes
 from lepton_compile.model.graph import Graph
+from lepton_compile.model.pooling import settle_ceil_mode
 from lepton_compile.model.shapes import is_static
 from lepton_compile.model.to_onnx import constants, is_large, model_to_onnx
 from lepton_compile.model.traversal import bodies, captured, disconnect, subgraphs, walk
@@ -49,6 +50,8 @@ def fold_constants(graph: Graph) -> int:
     folded = 0
     while True:
         graph.infer_shapes(strict=False)
+        if settle_ceil_mode(graph.gs):
+            continue
         progress = _fold_known(graph.gs)
         if not progress:
             name_nodes(graph.gs)

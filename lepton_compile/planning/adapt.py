@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
-from lepton_compile.planning.plan import Plan
+from lepton_compile.planning.plan import Plan, structure_of
 from lepton_compile.rewriting.manager import replay_steps, run_passes
 from lepton_compile.rewriting.passes import Context, Pass
 from lepton_compile.rewriting.registry import configure, create_pass, registered_passes
@@ -46,16 +47,19 @@ def adapt(
 
     Raises:
         PassError: A pass failed or broke the model; it is named.
-        LeptonError: A pass of `passes` or `plan` does not exist, or has no such settings.
+        LeptonError: A pass of `passes` or `plan` does not exist or has no such settings; the plan is for another model.
     """
     context = Context(contract=contract)
     folder = None if dump is None else Path(dump)
+    structure = structure_of(graph)
     if plan is not None:
+        if plan.structure and plan.structure != structure:
+            raise LeptonError("the plan was made for a model of other operators or shapes; compile without it")
         steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
         return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
     chosen = choose_passes(passes)
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
-    return adapted, Plan(taken, declined)
+    return adapted, Plan(taken, declined, structure)
 
 
 def choose_passes(passes: Sequence[str | Pass] | None) -> list[Pass]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_compile.errors import LeptonError
+from lepton_compile.model import Graph
 from lepton_compile.rewriting import Declined, Stage, Step
 
 FORMAT = 1
+
+
+def structure_of(graph: Graph) -> str:
+    """A hash of a graph's operators and shapes: equal for a model and the same one with other weights."""
+    text = "\n".join(
+        f"{node.domain or ''} {node.op} {[list(tensor.shape or ()) for tensor in (*node.inputs, *node.outputs)]}"
+        for node in graph.nodes()
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -19,15 +30,18 @@ class Plan:
     Attributes:
         steps: The passes that changed the graph, in the order they ran.
         declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
+        structure: `structure_of` the graph that it was made for.
     """
 
     steps: tuple[Step, ...] = ()
     declined: tuple[Declined, ...] = ()
+    structure: str = ""
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
         record = {
             "format": FORMAT,
+            "structure": self.structure,
             "steps": [
                 {
                     "pass": step.name,
@@ -83,6 +97,7 @@ class Plan:
                     )
                     for answer in record["declined"]
                 ),
+                structure=str(record["structure"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise LeptonError(f"this is not a plan ({type(error).__name__}: {error})") from error

@@ -294,16 +294,14 @@ def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLik
     destination = Path(destination).absolute()
     if destination.exists() and source.samefile(destination):
         return destination
-    if destination.is_symlink() or destination.is_file():
-        raise LeptonError(f"{destination} is a file; the compiled model needs a folder of that name", path=destination)
+    check_destination(destination)
     try:
-        if destination.exists() and any(destination.iterdir()) and not (destination / "manifest.json").is_file():
-            raise LeptonError(
-                f"{destination} holds other files than a compiled model; give another folder", path=destination
-            )
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=destination.parent) as beside:
-            shutil.copytree(source, Path(beside) / "new")
+            # Not copytree: it would copy the mode of a temporary folder, which only its owner may enter.
+            (Path(beside) / "new").mkdir()
+            for file in sorted(source.iterdir()):
+                shutil.copy(file, Path(beside) / "new")
             if destination.exists():
                 destination.rename(Path(beside) / "old")
             try:
@@ -316,6 +314,25 @@ def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLik
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LeptonError(f"{destination} can not be written: {reason}", path=destination) from error
     return destination
+
+
+def check_destination(folder: str | os.PathLike[str]) -> None:
+    """Say before any work is done that a compiled model can not be written to a folder.
+
+    Raises:
+        LeptonError: The folder is a file, holds something else, or its parent can not be written.
+    """
+    folder = Path(folder).absolute()
+    if folder.is_symlink() or folder.is_file():
+        raise LeptonError(f"{folder} is a file; the compiled model needs a folder of that name", path=folder)
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
+            raise LeptonError(f"{folder} holds other files than a compiled model; give another folder", path=folder)
+    except OSError as error:
+        raise LeptonError(f"{folder} can not be written: {error.strerror}", path=folder) from error
+    parent = next(parent for parent in folder.parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise LeptonError(f"{folder} can not be written: {parent} is no folder that may be written to", path=folder)
 
 
 def _checked_threads(threads: int | None) -> int:

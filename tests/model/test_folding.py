@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -239,3 +240,24 @@ def test_large_weights_fold_without_being_serialised():
     np.testing.assert_array_equal(imported.large_weights()["t"], weight.T)
     assert imported.to_model(weights=False).ByteSize() < 1000
     assert onnx.checker.check_model(imported.to_model(weights=False)) is None
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "pads", "windows"),
+    [(9, 2, 3, 0, 3), (7, 2, 2, 0, 4), (8, 3, 3, 0, 3), (5, 2, 4, 1, 2), (9, 2, 3, 1, 4)],
+)
+def test_ceil_mode_counts_windows_as_onnxruntime_does(op, size, kernel, stride, pads, windows):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, size, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    pool = helper.make_node(
+        op, ["x"], ["y"], kernel_shape=[kernel, 3], strides=[stride, 2], pads=[pads, 0, pads, 0], ceil_mode=1
+    )
+    graph = helper.make_graph([pool], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 2, size, 6)).astype(np.float32)}
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
+    imported = import_model(model)
+    assert tuple(imported.gs.outputs[0].shape) == expected.shape
+    assert expected.shape[2] == windows
+    np.testing.assert_array_equal(imported.run(inputs)["y"], expected)

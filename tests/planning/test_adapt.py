@@ -66,7 +66,7 @@ def test_no_passes_leave_the_graph_as_it_is(graph):
     original = graph(MODEL)
     adapted, plan = adapt(original, None, passes=[])
     assert same_graph(original, adapted)
-    assert plan == Plan()
+    assert (plan.steps, plan.declined) == ((), ())
 
 
 def test_an_unknown_pass(graph):
@@ -97,3 +97,13 @@ def test_a_pass_that_is_not_registered(graph):
 def test_dump_of_a_folder_given_as_text(graph, tmp_path):
     adapt(graph(MODEL), None, passes=["dead_nodes"], dump=str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["01-canonicalise-dead_nodes.onnx"]
+
+
+def test_a_plan_is_for_models_of_the_same_structure(graph):
+    relu, other = (
+        graph(f"main (float[2,3] x) => (float[2,3] y) {{ t = {op} (x)\n y = Neg (t) }}") for op in ("Relu", "Sigmoid")
+    )
+    plan = adapt(relu, None)[1]
+    with pytest.raises(LeptonError, match="made for a model of other operators or shapes"):
+        adapt(other, None, plan=plan)
+    adapt(relu, None, plan=Plan.from_json(plan.to_json()))
