@@ -1,4 +1,4 @@
-"""LSTM cells: the part of the layer that goes step by step.
+"""Recurrent layers: the part that goes step by step, and what all cells share of it.
 
 What the inputs contribute is a matrix product over all time steps at once, and no business of these kernels. Here, for
 each step, the previous hidden state is multiplied by the recurrent weights, vectors running over hidden units, and the
@@ -8,7 +8,7 @@ meets all gates of a block of units in turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from lepton_compile.kernels.loops import (
 )  # fmt: skip
 
 Activation = Callable[[tirx.Expr], tirx.Expr]
+LaneValue = Callable[[tirx.Expr], tirx.Expr]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Recurrence:
         directions: Directions of the layer, whose outputs lie between each other.
         direction: Which of them this is.
         backward: Whether it goes from the last step to the first.
+        varying: Whether the sequences are of different lengths; outputs after the end of one are zeros.
+        clip: Bound on the inputs of the activations; None for none.
     """
 
     steps: int
@@ -53,6 +56,8 @@ class Recurrence:
     directions: int
     direction: int
     backward: bool
+    varying: bool = False
+    clip: float | None = None
 
 
 def padded_units(hidden: int, machine: Machine) -> int:
@@ -77,146 +82,176 @@ def pack_gates(values: npt.NDArray[np.float32], gates: int, machine: Machine) ->
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What an LSTM cell does with its gates.
+class Moment:
+    """Where a cell is: a block of units of one sequence at one step.
 
     Attributes:
-        activations: f, g and h, in ONNX's order.
-        peepholes: Whether gates see the cell state.
-        clip: Bound on the inputs of the activations; None for none.
-        coupled: Whether the forget gate is one minus the input gate.
+        sequence: Which sequence.
+        step: How many steps were done before.
+        time: The time that the step is at.
+        block: Which block of units.
     """
 
-    activations: tuple[Activation, Activation, Activation]
-    peepholes: bool = False
-    clip: float | None = None
-    coupled: bool = False
+    sequence: tirx.Expr
+    step: tirx.Expr
+    time: tirx.Expr
+    block: tirx.Expr
 
 
-def lstm(shapes: Recurrence, cell: Cell, machine: Machine) -> Definition:
-    """One direction of an LSTM.
+class Layer:
+    """The buffers and loops that cells of all kinds share.
 
-    With gates i, o, f, c in ONNX's order, for each step t (ONNX operator LSTM):
-    it = f(x_i + H R_i + P_i . C), ft = f(x_f + H R_f + P_f . C), ct = g(x_c + H R_c), C' = ft . C + it . ct,
-    ot = f(x_o + H R_o + P_o . C'), H' = ot . h(C').
-
-    Returns:
-        A kernel over sequences. Inputs: x (steps, batch, gates * hidden), the inputs' contribution with both biases;
-        packed recurrent weights (hidden, gates, padded); initial H and C (directions, batch, hidden); packed peepholes
-        (3, padded) if the cell has them. Outputs: Y (steps, directions, batch, hidden), Y_h and Y_c (directions, batch,
-        hidden), and room for two states (directions, batch, 2, hidden).
+    Attributes:
+        x: What the inputs contribute (steps, batch, gates * hidden), with the biases.
+        weights: Packed recurrent weights (hidden, gates, padded).
+        initial: Initial hidden state (directions, batch, hidden).
+        lengths: Length of every sequence (batch), if they vary.
+        y: Hidden states (steps, directions, batch, hidden).
+        y_h: The last ones (directions, batch, hidden).
+        state: Room for the hidden state before a step and after it, and for what else a cell keeps
+            (directions, batch, 2 + kept, hidden).
+        products: Registers that the products of a block of units with each gate's weights are gathered in.
     """
-    s, lanes = shapes, machine.lanes
-    padded = padded_units(s.hidden, machine)
-    x = parameter("x", [s.steps, s.batch, 4 * s.hidden], "float32")
-    r = parameter("r", [s.hidden, 4, padded], "float32")
-    initial_h = parameter("initial_h", [s.directions, s.batch, s.hidden], "float32")
-    initial_c = parameter("initial_c", [s.directions, s.batch, s.hidden], "float32")
-    p = parameter("p", [3, padded], "float32")
-    y = parameter("y", [s.steps, s.directions, s.batch, s.hidden], "float32")
-    y_h = parameter("y_h", [s.directions, s.batch, s.hidden], "float32")
-    y_c = parameter("y_c", [s.directions, s.batch, s.hidden], "float32")
-    state = parameter("state", [s.directions, s.batch, 2, s.hidden], "float32")
-    f, g, h = cell.activations
 
-    def units(b: tirx.Expr, t: tirx.Expr, now: tirx.Expr, block: tirx.Expr, only: tirx.Expr | None) -> tirx.Stmt:
-        """New states of a block of units, or of only one of them, from the products in the registers."""
-        width = lanes if only is None else 1
+    def __init__(self, shapes: Recurrence, gates: int, machine: Machine, kept: int = 0) -> None:
+        self.shapes, self.gates, self.machine = shapes, gates, machine
+        s = shapes
+        self.x = parameter("x", [s.steps, s.batch, gates * s.hidden], "float32")
+        self.weights = parameter("r", [s.hidden, gates, padded_units(s.hidden, machine)], "float32")
+        self.initial = parameter("initial_h", [s.directions, s.batch, s.hidden], "float32")
+        self.lengths = parameter("lengths", [s.batch], "int32")
+        self.y = parameter("y", [s.steps, s.directions, s.batch, s.hidden], "float32")
+        self.y_h = parameter("y_h", [s.directions, s.batch, s.hidden], "float32")
+        self.state = parameter("state", [s.directions, s.batch, 2 + kept, s.hidden], "float32")
+        self.products = [register(f"product{q}", machine.lanes) for q in range(gates)]
 
-        def bounded(value: tirx.Expr) -> tirx.Expr:
-            return value if cell.clip is None else vector_math.clamp(value, -cell.clip, cell.clip)
+    def kept(self, moment: Moment, place: int, unit: tirx.Expr) -> list[tirx.Expr | int]:
+        """Where in `state` a cell keeps a number of its own for a unit."""
+        return [self.shapes.direction, moment.sequence, 2 + place, unit]
 
-        def gate(index: int, peephole: int | None, lane: tirx.Expr) -> tirx.Expr:
-            unit = block * lanes + lane
-            total = load(x, [now, b, index * s.hidden + unit]) + load(products[index], [lane])
-            if cell.peepholes and peephole is not None:
-                total = total + load(p, [peephole, unit]) * load(y_c, [s.direction, b, unit])
-            return bounded(total)
+    def before(self, moment: Moment, unit: tirx.Expr) -> tirx.Expr:
+        """A unit's hidden state before this step."""
+        return load(self.state, [self.shapes.direction, moment.sequence, tirx.floormod(moment.step, 2), unit])
 
-        def next_c(lane: tirx.Expr) -> tirx.Expr:
-            i = f(gate(0, 0, lane))
-            forget = 1.0 - i if cell.coupled else f(gate(2, 2, lane))
-            return forget * load(y_c, [s.direction, b, block * lanes + lane]) + i * g(gate(3, None, lane))
+    def put(self, moment: Moment, unit: tirx.Expr, value: tirx.Expr) -> tirx.Stmt:
+        """Make a number the unit's hidden state after this step."""
+        following = tirx.floormod(moment.step + 1, 2)
+        return store(self.state, [self.shapes.direction, moment.sequence, following, unit], value)
 
-        def next_h(lane: tirx.Expr) -> tirx.Expr:
-            return f(gate(1, 1, lane)) * h(load(y_c, [s.direction, b, block * lanes + lane]))
+    def total(self, moment: Moment, gate: int, lane: tirx.Expr) -> tirx.Expr:
+        """What the inputs and the gathered product contribute to a gate of a unit."""
+        unit = moment.block * self.machine.lanes + lane
+        contributed = load(self.x, [moment.time, moment.sequence, gate * self.shapes.hidden + unit])
+        return contributed + load(self.products[gate], [lane])
 
-        def keep(
-            value: Callable[[tirx.Expr], tirx.Expr], put: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt]
-        ) -> tirx.Stmt:
-            if only is None:
-                return vector_store(width, value, put)
-            return vector_store(1, lambda _: value(only), lambda _, v: put(only, v))
+    def bounded(self, value: tirx.Expr) -> tirx.Expr:
+        """A number within the clip."""
+        clip = self.shapes.clip
+        return value if clip is None else vector_math.clamp(value, -clip, clip)
 
-        following = tirx.floormod(t + 1, 2)
-        return sequence(
-            [
-                keep(next_c, lambda lane, v: store(y_c, [s.direction, b, block * lanes + lane], v)),
-                keep(next_h, lambda lane, v: store(state, [s.direction, b, following, block * lanes + lane], v)),
-            ]
-        )
+    def multiply(self, moment: Moment, gates: Sequence[int], value: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
+        """Gather the products of a vector with the weights of some gates, for a block of units."""
+        lanes = self.machine.lanes
+        clear = [
+            vectorized(lanes, lambda lane, q=q: store(self.products[q], [lane], tirx.const(0, "float32")))  # type: ignore[misc]
+            for q in gates
+        ]
 
-    products = [register(f"product{q}", lanes) for q in range(4)]
+        def add(k: tirx.Expr) -> tirx.Stmt:
+            def gathered(gate: int, lane: tirx.Expr) -> tirx.Expr:
+                weight = load(self.weights, [k, gate, moment.block * lanes + lane])
+                return load(self.products[gate], [lane]) + value(k) * weight
 
-    def step(b: tirx.Expr, t: tirx.Expr) -> tirx.Stmt:
-        now = s.steps - 1 - t if s.backward else t
+            return sequence(
+                vectorized(lanes, lambda lane, q=q: store(self.products[q], [lane], gathered(q, lane)))  # type: ignore[misc]
+                for q in gates
+            )
 
-        def block_of(block: tirx.Expr) -> tirx.Stmt:
-            clear = [
-                vectorized(lanes, lambda lane, q=q: store(q, [lane], tirx.const(0, "float32")))  # type: ignore[misc]
-                for q in products
-            ]
+        return sequence([*clear, serial(self.shapes.hidden, add, "k")])
 
-            def add(k: tirx.Expr) -> tirx.Stmt:
-                value = load(state, [s.direction, b, tirx.floormod(t, 2), k])
-                return sequence(
-                    vectorized(
-                        lanes,
-                        lambda lane, i=i, q=q: store(  # type: ignore[misc]
-                            q, [lane], load(q, [lane]) + value * load(r, [k, i, block * lanes + lane])
-                        ),
-                    )
-                    for i, q in enumerate(products)
-                )
+    def for_units(
+        self, moment: Moment, *parts: tuple[LaneValue, Callable[[tirx.Expr, tirx.Expr], tirx.Stmt]]
+    ) -> tirx.Stmt:
+        """Compute numbers of every unit of a block, one after the other, from its lane, and store each at its unit."""
+        lanes, hidden = self.machine.lanes, self.shapes.hidden
+        first = moment.block * lanes
+        if hidden % lanes == 0:
+            return sequence(
+                vector_store(lanes, value, lambda lane, v, put=put: put(first + lane, v))  # type: ignore[misc]
+                for value, put in parts
+            )
 
-            return sequence([*clear, serial(s.hidden, add, "k"), gates_of(b, t, now, block)])
+        def single(lane: tirx.Expr) -> tirx.Stmt:
+            return sequence(
+                vector_store(1, lambda _, value=value: value(lane), lambda _, v, put=put: put(first + lane, v))  # type: ignore[misc]
+                for value, put in parts
+            )
 
-        def gates_of(b: tirx.Expr, t: tirx.Expr, now: tirx.Expr, block: tirx.Expr) -> tirx.Stmt:
-            if s.hidden % lanes == 0:
-                return units(b, t, now, block, None)
-            left = tirx.min(lanes, s.hidden - block * lanes)
-            return serial(left, lambda lane: units(b, t, now, block, lane), "lane")
+        return serial(tirx.min(lanes, hidden - first), single, "lane")
 
-        copy_y = serial(
-            s.hidden,
-            lambda j: store(y, [now, s.direction, b, j], load(state, [s.direction, b, tirx.floormod(t + 1, 2), j])),
-            "j",
-        )
-        return sequence([serial(padded // lanes, block_of, "units"), copy_y])
+    def definition(
+        self,
+        family: str,
+        phases: Sequence[Callable[[Moment], tirx.Stmt]],
+        *,
+        inputs: Sequence[tirx.Buffer] = (),
+        outputs: Sequence[tirx.Buffer] = (),
+        start: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt] | None = None,
+    ) -> Definition:
+        """The kernel over sequences.
 
-    def sequence_of(b: tirx.Expr) -> tirx.Stmt:
-        start = serial(
-            s.hidden,
-            lambda j: sequence(
-                [
-                    store(state, [s.direction, b, 0, j], load(initial_h, [s.direction, b, j])),
-                    store(y_c, [s.direction, b, j], load(initial_c, [s.direction, b, j])),
+        Args:
+            family: Name of the kernel family.
+            phases: What is done in a step for every block of units, one phase after the other.
+            inputs: The cell's own inputs, after x, weights and initial state; the lengths follow.
+            outputs: The cell's own outputs, between y_h and state.
+            start: What is done for a sequence and a unit before the first step.
+        """
+        s, lanes = self.shapes, self.machine.lanes
+        blocks = padded_units(s.hidden, self.machine) // lanes
+
+        def sequence_of(b: tirx.Expr) -> tirx.Stmt:
+            steps = load(self.lengths, [b]) if s.varying else s.steps
+
+            def step(t: tirx.Expr) -> tirx.Stmt:
+                time = steps - 1 - t if s.backward else t
+                done = [
+                    serial(blocks, lambda block, phase=phase: phase(Moment(b, t, time, block)), "units")  # type: ignore[misc]
+                    for phase in phases
                 ]
-            ),
-            "j",
-        )
-        end = serial(
-            s.hidden,
-            lambda j: store(y_h, [s.direction, b, j], load(state, [s.direction, b, s.steps % 2, j])),
-            "j",
-        )
-        return allocate(products, [start, serial(s.steps, lambda t: step(b, t), "t"), end])
+                following = tirx.floormod(t + 1, 2)
+                copied = serial(
+                    s.hidden,
+                    lambda j: store(
+                        self.y, [time, s.direction, b, j], load(self.state, [s.direction, b, following, j])
+                    ),
+                    "j",
+                )
+                return sequence([*done, copied])
 
-    inputs = [x, r, initial_h, initial_c, *([p] if cell.peepholes else [])]
-    return Definition(
-        function=function([*inputs, y, y_h, y_c, state], parallel(s.batch, sequence_of)),
-        inputs=len(inputs),
-        blocks=s.batch,
-        family="lstm",
-        operations=s.steps * s.batch * s.hidden * 4 * (2 * s.hidden + 30),
-    )
+            def begin(j: tirx.Expr) -> tirx.Stmt:
+                initial = load(self.initial, [s.direction, b, j])
+                own = [start(b, j)] if start else []
+                return sequence([store(self.state, [s.direction, b, 0, j], initial), *own])
+
+            def end(j: tirx.Expr) -> tirx.Stmt:
+                last = tirx.floormod(steps, 2)
+                return store(self.y_h, [s.direction, b, j], load(self.state, [s.direction, b, last, j]))
+
+            def padding(t: tirx.Expr) -> tirx.Stmt:
+                zero = tirx.const(0, "float32")
+                return serial(s.hidden, lambda j: store(self.y, [steps + t, s.direction, b, j], zero), "j")
+
+            rest = [serial(s.steps - steps, padding, "rest")] if s.varying else []
+            loops = [serial(s.hidden, begin, "j"), serial(steps, step, "t"), serial(s.hidden, end, "j"), *rest]
+            return allocate(self.products, loops)
+
+        given = [self.x, self.weights, self.initial, *inputs, *([self.lengths] if s.varying else [])]
+        made = [self.y, self.y_h, *outputs, self.state]
+        return Definition(
+            function=function([*given, *made], parallel(s.batch, sequence_of)),
+            inputs=len(given),
+            blocks=s.batch,
+            family=family,
+            operations=s.steps * s.batch * s.hidden * self.gates * (2 * s.hidden + 30),
+        )

@@ -1,16 +1,19 @@
-"""LSTM: one matrix product for what the inputs contribute, one kernel for each direction's recurrence."""
+"""RNN, GRU and LSTM: one matrix product for what the inputs contribute, one kernel for each direction's recurrence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import te, tirx
 
-from lepton_compile.kernels import recurrent, vector_math
-from lepton_compile.kernels.kernel import shape_of
+from lepton_compile.kernels import vector_math
+from lepton_compile.kernels.cells import LongShortTermMemory, gru, lstm, rnn
+from lepton_compile.kernels.kernel import Definition, Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
-from lepton_compile.kernels.recurrent import Activation, Cell, Recurrence, pack_gates, pack_recurrent
+from lepton_compile.kernels.recurrent import Activation, Recurrence, pack_gates, pack_recurrent
 from lepton_compile.lowering.anchors.products import product
 from lepton_compile.lowering.anchors.registry import anchor
 from lepton_compile.lowering.nodes import Array
@@ -18,11 +21,69 @@ from lepton_compile.lowering.operators import Operation
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Scope
 
-GATES = 4
+
+@dataclass(frozen=True)
+class Cell:
+    """What is particular to one direction of a layer.
+
+    Attributes:
+        kernel: From the shapes to the kernel of the recurrence.
+        bias: What is added to the inputs' contribution, (gates * hidden).
+        own: Inputs of the kernel beside those that all have.
+    """
+
+    kernel: Callable[[Recurrence, Machine], Definition]
+    bias: Array
+    own: tuple[Buffer, ...] = ()
+
+
+@anchor("RNN")
+def rnn_layer(
+    scope: Scope,
+    operation: Operation,
+    x: te.Tensor,
+    w: te.Tensor,
+    r: te.Tensor,
+    b: te.Tensor | None = None,
+    sequence_lens: te.Tensor | None = None,
+    initial_h: te.Tensor | None = None,
+) -> tuple[te.Tensor, ...]:
+    """RNN with constant weights."""
+    layer = _Layer(scope, operation, 1, x, w, r, b, sequence_lens)
+    cells = []
+    for direction, (f,) in enumerate(activations(operation, layer.directions, ("Tanh",))):
+        bias = layer.biases[direction].sum(axis=0)
+        cells.append(Cell(functools.partial(rnn, f=f), bias))
+    return layer.lowered(cells, initial_h)
+
+
+@anchor("GRU")
+def gru_layer(
+    scope: Scope,
+    operation: Operation,
+    x: te.Tensor,
+    w: te.Tensor,
+    r: te.Tensor,
+    b: te.Tensor | None = None,
+    sequence_lens: te.Tensor | None = None,
+    initial_h: te.Tensor | None = None,
+) -> tuple[te.Tensor, ...]:
+    """GRU with constant weights."""
+    layer = _Layer(scope, operation, 3, x, w, r, b, sequence_lens)
+    linear = bool(operation.attribute("linear_before_reset", 0))
+    cells = []
+    for direction, (f, g) in enumerate(activations(operation, layer.directions, ("Sigmoid", "Tanh"))):
+        of_inputs, of_state = layer.biases[direction]
+        apart = of_state.copy()
+        apart[: 2 * layer.hidden] = 0  # only the last gate's bias is inside the product with the reset gate
+        bias = of_inputs + (of_state - apart if linear else of_state)
+        own = (scope.builder.weight(pack_gates(apart, 3, scope.builder.machine)[2]),) if linear else ()
+        cells.append(Cell(functools.partial(gru, f=f, g=g, linear_before_reset=linear), bias, own))
+    return layer.lowered(cells, initial_h)
 
 
 @anchor("LSTM")
-def lstm(
+def lstm_layer(
     scope: Scope,
     operation: Operation,
     x: te.Tensor,
@@ -34,55 +95,94 @@ def lstm(
     initial_c: te.Tensor | None = None,
     p: te.Tensor | None = None,
 ) -> tuple[te.Tensor, ...]:
-    """LSTM with constant weights; forward, reverse or bidirectional; sequences of equal length."""
-    weights, recurrent_weights = scope.literal_or_known(w), scope.literal_or_known(r)
-    if str(x.dtype) != "float32" or weights is None or recurrent_weights is None:
-        raise operation.unsupported("only float32 with constant weights is supported")
-    swapped = bool(operation.attribute("layout", 0))
-    if swapped:
-        original = x
-        x = te.compute((x.shape[1], x.shape[0], x.shape[2]), lambda t, n, i: original(n, t, i), name="steps_first")
-    steps, batch, _ = shape_of(x)
-    directions, _, hidden = recurrent_weights.shape
-    lengths = scope.literal_or_known(sequence_lens) if sequence_lens is not None else None
-    if sequence_lens is not None and (lengths is None or np.any(lengths != steps)):
-        raise operation.unsupported("sequences of different lengths (sequence_lens) are not supported")
-    biases = known_or_zeros(scope, operation, b, (directions, 2 * GATES * hidden), "B")
-    peepholes = known_or_zeros(scope, operation, p, (directions, 3 * hidden), "P")
-    named = activations(operation, directions, ("Sigmoid", "Tanh", "Tanh"))
-
-    builder = scope.builder
-    zeros = np.zeros((directions, batch, hidden), np.float32)
-    starts = [_start(scope, start, zeros, swapped) for start in (initial_h, initial_c)]
-    y = builder.buffer([steps, directions, batch, hidden], "float32")
-    y_h, y_c = (builder.buffer([directions, batch, hidden], "float32") for _ in range(2))
-    state = builder.buffer([directions, batch, 2, hidden], "float32")
-    scope.to_memory(x)
-    kinds = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
-    for direction, backward in enumerate(kinds[operation.attribute("direction", "forward")]):
-        contribution = product(scope, x, scope.constant(np.ascontiguousarray(weights[direction].T)))
-        bias = biases[direction].reshape(2, -1).sum(axis=0, dtype=np.float64).astype(np.float32)
-        spread = scope.constant(bias.reshape(1, 1, -1))
-        gates = _plus(contribution, spread)
-        cell = Cell(
-            activations=named[direction],
+    """LSTM with constant weights."""
+    layer = _Layer(scope, operation, 4, x, w, r, b, sequence_lens)
+    peepholes = known_or_zeros(scope, operation, p, (layer.directions, 3 * layer.hidden), "P")
+    start = layer.start(initial_c)
+    cells = []
+    for direction, (f, g, h) in enumerate(activations(operation, layer.directions, ("Sigmoid", "Tanh", "Tanh"))):
+        cell = LongShortTermMemory(
+            activations=(f, g, h),
             peepholes=bool(peepholes[direction].any()),
-            clip=operation.attribute("clip"),
             coupled=bool(operation.attribute("input_forget", 0)),
         )
-        shapes = Recurrence(steps, batch, hidden, directions, direction, backward)
-        packed = builder.weight(pack_recurrent(recurrent_weights[direction], GATES, builder.machine))
-        inputs: list[Buffer] = [scope.in_layout(gates, PLAIN), packed, *starts]
+        own = [start]
         if cell.peepholes:
-            inputs.append(builder.weight(pack_gates(peepholes[direction], 3, builder.machine)))
-        definition = recurrent.lstm(shapes, cell, builder.machine)
-        builder.call(definition, inputs, [y, y_h, y_c, state], scope.nodes)
+            own.append(scope.builder.weight(pack_gates(peepholes[direction], 3, scope.builder.machine)))
+        bias = layer.biases[direction].sum(axis=0)
+        cells.append(Cell(functools.partial(lstm, cell=cell), bias, tuple(own)))
+    return layer.lowered(cells, initial_h, more=1)
 
-    results = [scope.tensor_of(buffer) for buffer in (y, y_h, y_c)]
-    if swapped:
-        whole = te.compute((batch, steps, directions, hidden), lambda n, t, d, j: results[0](t, d, n, j), name="Y")
-        return (whole, *(_batch_first(state) for state in results[1:]))
-    return tuple(results)
+
+class _Layer:
+    """What recurrent layers of all kinds share: sequences of any length, any directions, either order of the axes."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        operation: Operation,
+        gates: int,
+        x: te.Tensor,
+        w: te.Tensor,
+        r: te.Tensor,
+        b: te.Tensor | None,
+        sequence_lens: te.Tensor | None,
+    ) -> None:
+        weights, recurrent = scope.literal_or_known(w), scope.literal_or_known(r)
+        if str(x.dtype) != "float32" or weights is None or recurrent is None:
+            raise operation.unsupported("only float32 with constant weights is supported")
+        self.scope, self.operation, self.gates = scope, operation, gates
+        self.weights, self.recurrent = weights, recurrent
+        self.batch_first = bool(operation.attribute("layout", 0))
+        self.x = _swapped(x) if self.batch_first else x
+        self.steps, self.batch, _ = shape_of(self.x)
+        self.directions, _, self.hidden = recurrent.shape
+        biases = known_or_zeros(scope, operation, b, (self.directions, 2 * gates * self.hidden), "B")
+        self.biases = biases.reshape(self.directions, 2, gates * self.hidden)
+        known = scope.literal_or_known(sequence_lens) if sequence_lens is not None else None
+        self.lengths = None if known is not None and np.all(known == self.steps) else sequence_lens
+
+    def start(self, given: te.Tensor | None) -> Buffer:
+        """An initial state, (directions, batch, hidden)."""
+        if given is None:
+            return self.scope.builder.weight(np.zeros((self.directions, self.batch, self.hidden), np.float32))
+        return self.scope.in_layout(_swapped(given) if self.batch_first else given, PLAIN)
+
+    def lowered(self, cells: Sequence[Cell], initial: te.Tensor | None, more: int = 0) -> tuple[te.Tensor, ...]:
+        """Emit the layer; Y, Y_h, and as many more outputs of Y_h's shape as its cells have."""
+        scope, builder = self.scope, self.scope.builder
+        last = [self.directions, self.batch, self.hidden]
+        y = builder.buffer([self.steps, *last], "float32")
+        finals = [builder.buffer(last, "float32") for _ in range(1 + more)]
+        start = self.start(initial)
+        lengths = [scope.in_layout(self.lengths, PLAIN)] if self.lengths is not None else []
+        scope.to_memory(self.x)
+        kinds = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
+        for direction, backward in enumerate(kinds[self.operation.attribute("direction", "forward")]):
+            cell = cells[direction]
+            contribution = product(scope, self.x, scope.constant(np.ascontiguousarray(self.weights[direction].T)))
+            spread = scope.constant(cell.bias.astype(np.float32).reshape(1, 1, -1))
+            gates = scope.in_layout(_plus(contribution, spread), PLAIN)
+            shapes = Recurrence(
+                self.steps,
+                self.batch,
+                self.hidden,
+                self.directions,
+                direction,
+                backward,
+                varying=self.lengths is not None,
+                clip=self.operation.attribute("clip"),
+            )
+            definition = cell.kernel(shapes, builder.machine)
+            packed = builder.weight(pack_recurrent(self.recurrent[direction], self.gates, builder.machine))
+            room = builder.buffer([int(size) for size in definition.function.params[-1].shape], "float32")
+            inputs = [gates, packed, start, *cell.own, *lengths]
+            builder.call(definition, inputs, [y, *finals, room], scope.nodes)
+        whole, *states = (scope.tensor_of(buffer) for buffer in (y, *finals))
+        if not self.batch_first:
+            return (whole, *states)
+        shape = (self.batch, self.steps, self.directions, self.hidden)
+        return (te.compute(shape, lambda n, t, d, j: whole(t, d, n, j), name="Y"), *map(_swapped, states))
 
 
 def known_or_zeros(
@@ -97,56 +197,49 @@ def known_or_zeros(
     return values
 
 
-def activations(
-    operation: Operation, directions: int, default: Sequence[str]
-) -> list[tuple[Activation, Activation, Activation]]:
-    """The activation functions of each direction."""
+def activations(operation: Operation, directions: int, default: Sequence[str]) -> list[tuple[Activation, ...]]:
+    """The activation functions of each direction; as many as there are in `default`."""
     names = list(operation.attribute("activations", [*default] * directions))
     alphas = list(operation.attribute("activation_alpha", []))
     betas = list(operation.attribute("activation_beta", []))
     functions = []
     for name in names:
-        if name not in _ACTIVATIONS:
+        if name.lower() not in _ACTIVATIONS:
             raise operation.unsupported(f"the activation function {name} is not supported")
-        function, wants_alpha, wants_beta = _ACTIVATIONS[name]
+        function, wants_alpha, wants_beta = _ACTIVATIONS[name.lower()]
         alpha = alphas.pop(0) if wants_alpha is not None and alphas else wants_alpha
         beta = betas.pop(0) if wants_beta is not None and betas else wants_beta
         functions.append(lambda v, f=function, a=alpha, b=beta: f(v, a, b))
-    return [(functions[3 * d], functions[3 * d + 1], functions[3 * d + 2]) for d in range(directions)]
+    count = len(default)
+    return [tuple(functions[count * d : count * (d + 1)]) for d in range(directions)]
 
 
 def _plus(product: te.Tensor, bias: te.Tensor) -> te.Tensor:
     return te.compute(product.shape, lambda t, n, j: product(t, n, j) + bias(0, 0, j), name="gates")
 
 
-def _batch_first(state: te.Tensor) -> te.Tensor:
-    directions, batch, hidden = state.shape
-    return te.compute((batch, directions, hidden), lambda n, d, j: state(d, n, j), name="state")
-
-
-def _start(scope: Scope, start: te.Tensor | None, zeros: Array, swapped: bool) -> Buffer:
-    if start is None:
-        return scope.builder.weight(zeros)
-    if swapped:
-        return scope.in_layout(te.compute(zeros.shape, lambda d, n, j: start(n, d, j), name="start"), PLAIN)
-    return scope.in_layout(start, PLAIN)
+def _swapped(x: te.Tensor) -> te.Tensor:
+    """The same with the first two of three axes swapped."""
+    first, second, last = x.shape
+    return te.compute((second, first, last), lambda i, j, k: x(j, i, k), name="swapped")
 
 
 def _constant(value: float) -> tirx.Expr:
     return tirx.const(value, "float32")
 
 
-# Each with its default alpha and beta, None where it takes none (ONNX operator LSTM).
+# Each with its default alpha and beta, None where it takes none (ONNX operators RNN, GRU and LSTM). Names are matched
+# in any case, as onnxruntime does.
 _ACTIVATIONS = {
-    "Sigmoid": (lambda v, a, b: vector_math.sigmoid(v), None, None),
-    "Tanh": (lambda v, a, b: vector_math.tanh(v), None, None),
-    "Relu": (lambda v, a, b: tirx.max(v, _constant(0.0)), None, None),
-    "Affine": (lambda v, a, b: v * a + b, 1.0, 0.0),
-    "LeakyRelu": (lambda v, a, b: tirx.Select(v < 0, v * a, v), 0.01, None),
-    "ThresholdedRelu": (lambda v, a, b: tirx.Select(v > a, v, _constant(0.0)), 1.0, None),
-    "ScaledTanh": (lambda v, a, b: vector_math.tanh(v * b) * a, 1.0, 1.0),
-    "HardSigmoid": (lambda v, a, b: vector_math.clamp(v * a + b, 0.0, 1.0), 0.2, 0.5),
-    "Elu": (lambda v, a, b: tirx.Select(v < 0, (vector_math.exp(v) - 1.0) * a, v), 1.0, None),
-    "Softsign": (lambda v, a, b: v / (tirx.abs(v) + 1.0), None, None),
-    "Softplus": (lambda v, a, b: vector_math.softplus(v), None, None),
+    "sigmoid": (lambda v, a, b: vector_math.sigmoid(v), None, None),
+    "tanh": (lambda v, a, b: vector_math.tanh(v), None, None),
+    "relu": (lambda v, a, b: tirx.max(v, _constant(0.0)), None, None),
+    "affine": (lambda v, a, b: v * a + b, 1.0, 0.0),
+    "leakyrelu": (lambda v, a, b: tirx.Select(v < 0, v * a, v), 0.01, None),
+    "thresholdedrelu": (lambda v, a, b: tirx.Select(v > a, v, _constant(0.0)), 1.0, None),
+    "scaledtanh": (lambda v, a, b: vector_math.tanh(v * b) * a, 1.0, 1.0),
+    "hardsigmoid": (lambda v, a, b: vector_math.clamp(v * a + b, 0.0, 1.0), 0.2, 0.5),
+    "elu": (lambda v, a, b: tirx.Select(v < 0, (vector_math.exp(v) - 1.0) * a, v), 1.0, None),
+    "softsign": (lambda v, a, b: v / (tirx.abs(v) + 1.0), None, None),
+    "softplus": (lambda v, a, b: vector_math.softplus(v), None, None),
 }
