@@ -120,7 +120,7 @@ def _generate(
 ) -> Library:
     name = program.name
     version = importlib.metadata.version("lepton-compile")
-    tools = Toolchain(scratch, target.triple, target.zig_triple(), progress)
+    tools = Toolchain(scratch, target.triple, target.zig_triple(), target.name != "host", progress)
     with ThreadPoolExecutor(1) as beside:  # the driver compiles while the workers build kernels
         driven = beside.submit(_build_driver, scratch, program, target, tools, version, model_hash, trace)
         kernels = _build_kernels(scratch, program, target, progress, kernel_limit)

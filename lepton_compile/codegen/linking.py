@@ -62,6 +62,11 @@ def compiler_command(triple: str, zig_triple: str) -> list[str]:
         system = _system_compiler(os.environ.get("PATH", ""))
         if system is not None:
             return [system]
+    return zig_command(zig_triple)
+
+
+def zig_command(zig_triple: str) -> list[str]:
+    """Zig's C compiler for a target."""
     return [sys.executable, "-m", "ziglang", "cc", "-target", zig_triple]
 
 
@@ -96,12 +101,15 @@ class Toolchain:
         folder: Where sources lie and results go; all names are relative to it.
         triple: The target's triple, like "x86_64-linux-gnu".
         zig_triple: The same in zig's spelling, which may name a C library version.
+        portable: Whether the library is for other machines than this one. It is then built with zig even where the
+            system has a compiler, which would tie it to a C library as new as this system's.
         progress: Called with a line when zig sets itself up for the target.
     """
 
     folder: Path
     triple: str
     zig_triple: str
+    portable: bool = False
     progress: Callable[[str], None] | None = None
 
     def compile(self, source: str, result: str) -> None:
@@ -141,7 +149,7 @@ class Toolchain:
         self._run([sys.executable, "-m", "ziglang", "ar", "rcsD", library, *objects], f"collecting {library}")
 
     def _compiler(self) -> list[str]:
-        return compiler_command(self.triple, self.zig_triple)
+        return zig_command(self.zig_triple) if self.portable else compiler_command(self.triple, self.zig_triple)
 
     def _run(self, command: list[str], doing: str) -> None:
         notice = None

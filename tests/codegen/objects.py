@@ -56,3 +56,11 @@ def _symbols(path: Path, table: str) -> list[Symbol]:
     with path.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(table)
         return list(section.iter_symbols()) if isinstance(section, SymbolTableSection) else []
+
+
+def glibc_versions(library: Path) -> set[tuple[int, ...]]:
+    """The versions of the C library that a shared library's symbols are from."""
+    with library.open("rb") as stream:
+        section = ELFFile(stream).get_section_by_name(".gnu.version_r")
+        names = [auxiliary.name for _, entries in section.iter_versions() for auxiliary in entries]
+    return {tuple(map(int, name.removeprefix("GLIBC_").split("."))) for name in names if name.startswith("GLIBC_")}

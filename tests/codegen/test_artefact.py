@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen.objects import SYSTEM, exported, needed
+from codegen.objects import SYSTEM, exported, glibc_versions, needed
 
 from lepton_compile.codegen import Library, generate
 from lepton_compile.codegen.linking import compiler_command, host_architecture
 from lepton_compile.errors import BuildError, LeptonError, TargetError
 from lepton_compile.runtime.loader import CompiledModel, load
+from lepton_compile.target import resolve_target
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
@@ -52,6 +53,11 @@ def test_the_folder_is_complete(library: Library) -> None:
 def test_the_library_needs_the_c_library_alone(library: Library) -> None:
     assert "libc.so.6" in needed(library.path)
     assert needed(library.path) <= SYSTEM
+
+
+def test_a_library_for_other_machines_takes_an_old_c_library(make_program) -> None:
+    library = generate(make_program(), resolve_target("x86-64-v2"))
+    assert max(glibc_versions(library.path)) <= (2, 17)
 
 
 def test_only_the_interface_is_exported(library: Library) -> None:
