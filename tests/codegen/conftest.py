@@ -29,7 +29,7 @@ class StandInTarget:
 
     @property
     def name(self) -> str:
-        return f"stand-in-{self.triple}"
+        return "host" if self.architecture == host_architecture() else f"stand-in-{self.triple}"
 
     def tvm(self) -> dict[str, object]:
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": list(self.features)}
