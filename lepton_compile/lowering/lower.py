@@ -11,10 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from tvm import te
 
-from lepton_compile.errors import BuildError, ShapeError, UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.errors import BuildError, LeptonError, ShapeError, UnsupportedOperator, UnsupportedOperatorError
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
-from lepton_compile.lowering import recurrent as _recurrent  # noqa: F401  (registers its operators)
 from lepton_compile.lowering.anchors import ANCHORS
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import Array, Node, Region, region_of
@@ -130,8 +129,14 @@ class _Lowering:
         for node in graph.nodes:
             if node.op == "If" and not node.domain:
                 self.branch(node, results)
-            else:
+                continue
+            try:
                 self.region(region_of(node, self.functions), results)
+            except LeptonError:
+                raise
+            except Exception as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                raise BuildError(f"{node.op} '{node.name}' cannot be lowered: {reason}", nodes=(node.name,)) from error
         for tensor in graph.outputs:
             # What no node of this graph produced: an input, a constant, or a value of an outer graph.
             if not any(tensor is made for node in graph.nodes for made in node.outputs):

@@ -152,7 +152,7 @@ def test_the_examples_build_without_warnings_and_run(library: Library, make_prog
     output(*compiler, *STRICT, *run_model, "-Ltoy.lepton", "-ltoy", "-o", "run_model", cwd=tmp_path)
     environment = {**os.environ, "LD_LIBRARY_PATH": "toy.lepton:other.lepton"}
     lines = output("./run_model", "3", cwd=tmp_path, env=environment).splitlines()
-    assert lines[0].startswith("toy for stand-in")
+    assert lines[0].startswith("toy for host")
     assert lines[1] == "class 0 1.03 2.06 3.09 4.12 5.15 6.18 7.21"
     two_models = ["-DFIRST=toy", '-DFIRST_HEADER="toy.h"', "-DSECOND=other", '-DSECOND_HEADER="other.h"']
     two_models += ["-Itoy.lepton", "-Iother.lepton", str(EXAMPLES / "two_models.c")]
