@@ -1,4 +1,4 @@
-"""Operators with kernel families of their own: convolution, pooling, matrix products, concatenation.
+"""Operators with kernel families of their own: convolution, pooling, products, concatenation, recurrent layers.
 
 A module for each: how its family takes the nodes that it is made for, and, beside that, the operator's plain definition
 in TE for types and shapes that the family does not take.
@@ -9,6 +9,7 @@ from lepton_compile.lowering.anchors import (  # noqa: F401  (they register thei
     convolution,
     pooling,
     products,
+    recurrent,
     transposed_convolution,
 )
 from lepton_compile.lowering.anchors.registry import ANCHORS
