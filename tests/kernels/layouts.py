@@ -32,8 +32,9 @@ def assert_close(actual: Array, expected: Array, tolerance: float = 1e-5) -> Non
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[~finite], expected[~finite])
-    error = np.linalg.norm(actual[finite].astype(np.float64) - expected[finite])
-    assert error <= tolerance * np.linalg.norm(expected[finite]), f"relative error {error / np.linalg.norm(expected)}"
+    wanted = expected[finite].astype(np.float64)
+    error, size = np.linalg.norm(actual[finite] - wanted), np.linalg.norm(wanted)
+    assert error <= tolerance * size, f"relative error {error / size}"
 
 
 def onnx_node(op_type: str, *inputs: Array, **attributes: object) -> Array:
