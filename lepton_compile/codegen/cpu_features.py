@@ -86,7 +86,7 @@ def cpu_checks(target: Target) -> tuple[str, ...]:
             for name, (leaf, subleaf, register, bit, state) in X86.items()
             if name in enabled
         )
-    table = {"aarch64": ARM, "riscv64": RISCV}.get(target.architecture, {})
+    table = ARM if target.architecture == "aarch64" else RISCV
     return tuple(
         f'{{"{name}", {word}, {sum(1 << bit for bit in bits):#x}}}'
         for name, (word, bits) in table.items()

@@ -134,7 +134,7 @@ typedef void (*{name}_trace)(void *context, int32_t step, int64_t nanoseconds, c
 """
             trace = f"\n  {name}_trace trace;\n  void *trace_context;\n  int64_t started;"
         return f"""\
-extern const uint8_t {name}_weights[]; /* {self.weights.nbytes} bytes, 64-byte aligned */
+extern const uint8_t *const {name}_weights; /* {self.weights.nbytes} bytes, 64-byte aligned */
 {callback}
 struct {name}_instance {{
   const uint8_t *weights;

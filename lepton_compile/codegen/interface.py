@@ -151,13 +151,18 @@ typedef void (*{name}_parallel_for)(void *context, {name}_task task, void *task_
 
 /* All zero is a good choice. */
 typedef struct {name}_options {{
-  /* Threads to run on, the calling one included. 0, or more than there are processors that the process may use: one on
-   * each of those. */
+  /* Threads to run on, the calling one included. 0, or more than the processors that the process may use: one on each
+   * of those. */
   int32_t threads;
-  {name}_parallel_for parallel_for; /* used in place of threads of the instance's own; may be null */
-  void *parallel_context;          /* its first argument */
-  void *arena;                     /* working memory, 64-byte aligned, kept until {name}_destroy; null: allocated */
-  size_t arena_bytes;              /* its size, at least {name}_info()->arena_bytes */
+
+  /* Used in place of threads of the instance's own; may be null. The context is its first argument. */
+  {name}_parallel_for parallel_for;
+  void *parallel_context;
+
+  /* Working memory, 64-byte aligned, at least {name}_info()->arena_bytes, kept until {name}_destroy; when it is null,
+   * the instance allocates its own. */
+  void *arena;
+  size_t arena_bytes;
 }} {name}_options;
 
 typedef struct {name}_inputs {{
@@ -201,7 +206,8 @@ typedef struct {name}_instance {name}_instance;
 /* Ends an instance and frees what it owns; null is allowed. It must not be running. */
 {upper}_API void {name}_destroy({name}_instance *instance);
 
-/* What went wrong last, in words, valid until the instance's next call. Null: in this thread's last {name}_create. */
+/* What went wrong last, in words, valid until the instance's next call. Null: in this thread's last {name}_create. A
+ * run that finds the instance busy leaves no words. */
 {upper}_API const char *{name}_error(const {name}_instance *instance);
 
 /* Facts about the model; static memory. */

@@ -64,16 +64,30 @@ def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: Binary
     return WeightTable(offsets, position, table.hexdigest())
 
 
-def weights_assembly(symbol: str, file: str) -> str:
-    """Assembler source of a read-only section that holds the file, under a symbol that stays inside the library."""
+def weights_assembly(symbol: str, file: str, architecture: str) -> str:
+    """Assembler source of a read-only section that holds the file, and of a pointer to it that stays in the library.
+
+    Code reaches the pointer, and the pointer any distance: code of x86-64 reaches no further than 2 GB. There the
+    weights lie in a large section, which linkers put where it stands between no two others.
+
+    Args:
+        symbol: Name of the pointer, in C a `const uint8_t *const`.
+        file: The file's name.
+        architecture: The first part of the target's triple.
+    """
+    section = '.lrodata, "al"' if architecture == "x86_64" else '.rodata, "a"'
     return f"""\
-    .section .rodata.{symbol}, "a", %progbits
+    .section {section}, %progbits
     .balign {ALIGNMENT}
+.Lweights:
+    .incbin "{file}"
+    .section .data.rel.ro, "aw", %progbits
+    .balign 8
     .globl {symbol}
     .hidden {symbol}
     .type {symbol}, %object
+    .size {symbol}, 8
 {symbol}:
-    .incbin "{file}"
-    .size {symbol}, . - {symbol}
+    .quad .Lweights
     .section .note.GNU-stack, "", %progbits
 """

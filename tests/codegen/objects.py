@@ -52,6 +52,12 @@ def instructions(path: Path) -> list[str]:
     return [f"{instruction.mnemonic} {instruction.op_str}" for instruction in decoded]
 
 
+def section_flags(path: Path, name: str) -> int:
+    """The flags (sh_flags) of a section."""
+    with path.open("rb") as stream:
+        return int(ELFFile(stream).get_section_by_name(name)["sh_flags"])
+
+
 def _symbols(path: Path, table: str) -> list[Symbol]:
     with path.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen.objects import SYSTEM, exported, glibc_versions, needed
+from codegen.objects import SYSTEM, exported, glibc_versions, needed, section_flags
 
 from lepton_compile.codegen import Library, generate
 from lepton_compile.codegen.linking import compiler_command, host_architecture
@@ -63,6 +63,12 @@ def test_a_library_for_other_machines_takes_an_old_c_library(make_program) -> No
 def test_only_the_interface_is_exported(library: Library) -> None:
     assert exported(library.path) == ["toy_create", "toy_destroy", "toy_error", "toy_info", "toy_run"]
     assert b"/tmp" not in library.path.read_bytes()
+
+
+@pytest.mark.skipif(host_architecture() != "x86_64", reason="other processors' code reaches further")
+def test_weights_may_be_larger_than_what_code_reaches(library: Library) -> None:
+    """They lie in a section of the large code model (SHF_X86_64_LARGE), so that none of the others is far from code."""
+    assert section_flags(library.path, ".lrodata") & 0x10000000
 
 
 def test_the_same_program_gives_the_same_bytes(library: Library, make_program, host) -> None:

@@ -48,13 +48,18 @@ typedef void (*toy_parallel_for)(void *context, toy_task task, void *task_contex
 
 /* All zero is a good choice. */
 typedef struct toy_options {
-  /* Threads to run on, the calling one included. 0, or more than there are processors that the process may use: one on
-   * each of those. */
+  /* Threads to run on, the calling one included. 0, or more than the processors that the process may use: one on each
+   * of those. */
   int32_t threads;
-  toy_parallel_for parallel_for; /* used in place of threads of the instance's own; may be null */
-  void *parallel_context;          /* its first argument */
-  void *arena;                     /* working memory, 64-byte aligned, kept until toy_destroy; null: allocated */
-  size_t arena_bytes;              /* its size, at least toy_info()->arena_bytes */
+
+  /* Used in place of threads of the instance's own; may be null. The context is its first argument. */
+  toy_parallel_for parallel_for;
+  void *parallel_context;
+
+  /* Working memory, 64-byte aligned, at least toy_info()->arena_bytes, kept until toy_destroy; when it is null,
+   * the instance allocates its own. */
+  void *arena;
+  size_t arena_bytes;
 } toy_options;
 
 typedef struct toy_inputs {
@@ -98,7 +103,8 @@ TOY_API toy_status toy_run(toy_instance *instance, const toy_inputs *inputs, toy
 /* Ends an instance and frees what it owns; null is allowed. It must not be running. */
 TOY_API void toy_destroy(toy_instance *instance);
 
-/* What went wrong last, in words, valid until the instance's next call. Null: in this thread's last toy_create. */
+/* What went wrong last, in words, valid until the instance's next call. Null: in this thread's last toy_create. A
+ * run that finds the instance busy leaves no words. */
 TOY_API const char *toy_error(const toy_instance *instance);
 
 /* Facts about the model; static memory. */

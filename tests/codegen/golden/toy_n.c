@@ -8,7 +8,7 @@
 int32_t toy_scale_add(const float *, const float *, float *, int32_t, int32_t begin, int32_t end);
 int32_t toy_add(const float *, const float *, float *, int32_t, int32_t begin, int32_t end);
 
-extern const uint8_t toy_weights[]; /* 32768 bytes, 64-byte aligned */
+extern const uint8_t *const toy_weights; /* 32768 bytes, 64-byte aligned */
 
 struct toy_instance {
   const uint8_t *weights;
