@@ -159,12 +159,17 @@ class Builder:
         steps = tuple(self._steps)
         used = {name for names in uses(steps) for name in names}
         memory = plan_memory(self.buffers, steps, self.inputs, self.outputs)
-        roots = {self.buffers[name].view_of or name for name in used} | used
-        weights = {name: values for name, values in self.weights.items() if name in roots}
+        pending = list(used)
+        while pending:  # what a view shares, through views of views
+            source = self.buffers[pending.pop()].view_of
+            if source is not None and source not in used:
+                used.add(source)
+                pending.append(source)
+        weights = {name: values for name, values in self.weights.items() if name in used}
         buffers = {
             name: buffer
             for name, buffer in self.buffers.items()
-            if buffer.storage is not Storage.WEIGHT or name in roots
+            if buffer.storage is not Storage.WEIGHT or name in used
         }
         return Program(
             name=self.name,

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lepton_compile.errors import LeptonError
+from lepton_compile.kernels.kernel import Machine
 from lepton_compile.lowering import lower
+from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.program import Storage
 from lepton_compile.model import import_model
 
@@ -185,3 +187,16 @@ def test_lowering_twice_gives_the_same_program(model, host) -> None:
     assert list(one.weights) == list(other.weights)
     for name, kernel in one.kernels.items():
         assert tvm.ir.save_json(kernel.function) == tvm.ir.save_json(other.kernels[name].function)
+
+
+def test_the_weights_behind_views_of_views_are_kept() -> None:
+    builder = Builder("model", Machine(lanes=8, registers=16))
+    weight = builder.weight(np.arange(6, dtype=np.float32))
+    view = builder.view(builder.view(weight, (2, 3), None), (3, 2), None)
+    unused = builder.weight(np.arange(7, dtype=np.float32))
+    result = builder.buffer((3, 2), "float32", storage=Storage.OUTPUT)
+    builder.outputs.append(result)
+    builder.copy(view, result, ())
+    program = builder.finish()
+    assert list(program.weights) == [weight.name] and unused.name not in program.buffers
+    assert program.buffers[program.buffers[view.name].view_of or ""].view_of == weight.name
