@@ -6,7 +6,9 @@ together, so that neighbouring windows share the inputs that they overlap in.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,133 +86,177 @@ def sliding_window(
         epilogue: What is stored, in the same layout.
         machine: The instruction set.
         counts_padding: For an average that counts padding: the extent of each axis of the padded input, with the
-        padding in
-            front. None counts inputs only.
+            padding in front. None counts inputs only.
 
     Returns:
         A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
         sources, and the output.
     """
-    lanes = machine.lanes
-    analyzer = sym.Analyzer()
-    batch, channels, *_ = shape_of(source.tensor)
-    channel_blocks = -(-channels // lanes)
-    weighted = sliding is DEPTHWISE
-    weights = te.placeholder((channel_blocks, *(w.kernel for w in windows), lanes), "float32", name="weights")
-    sources = [source, Source(weights, PLAIN)] if weighted else [source]
-    inputs = Operands(sources, analyzer)
-    others = Operands(epilogue.sources, analyzer, first=len(sources))
-    image = inputs.buffer(source.tensor)
-    dtype = str(source.tensor.dtype)
-    result = parameter("y", Layout(lanes).physical_shape(shape_of(epilogue.result)), str(epilogue.result.dtype))
-    last = windows[-1]
+    return _Emitter(sliding, tuple(windows), source, epilogue, machine, counts_padding).definition()
 
-    probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape_of(epilogue.result)))]
-    cost = count_operations(epilogue.apply(tirx.Var("value", dtype), probe, others))
 
-    def counted(axis: int, position: tirx.Expr | int, taps: tirx.Expr | int) -> tirx.Expr | int:
-        """Inputs that an average divides by, along one axis."""
-        return taps if counts_padding is None else windows[axis].counted(position, counts_padding[axis])
+class _Emitter:
+    """The loops of one sliding window, from a tap to the outermost block."""
 
-    def tile_at(
-        n: tirx.Expr, block: tirx.Expr, outer: list[tirx.Expr], begin: tirx.Expr | int, tiles: Tiles
-    ) -> tirx.Stmt:
-        totals = [register(f"total{t}", lanes, dtype) for t in range(tiles.width)]
-        spans = [window.taps(position) for window, position in zip(windows[:-1], outer, strict=True)]
+    def __init__(
+        self,
+        sliding: Sliding,
+        windows: tuple[Window, ...],
+        source: Source,
+        epilogue: Epilogue,
+        machine: Machine,
+        counts_padding: Sequence[int] | None,
+    ) -> None:
+        self.sliding, self.windows, self.epilogue, self.counts_padding = sliding, windows, epilogue, counts_padding
+        self.lanes = machine.lanes
+        self.shape = shape_of(source.tensor)
+        self.channel_blocks = -(-self.shape[1] // self.lanes)
+        self.dtype = str(source.tensor.dtype)
+        self.analyzer = sym.Analyzer()
+        taps = tuple(window.kernel for window in windows)
+        weights = te.placeholder((self.channel_blocks, *taps, self.lanes), "float32", name="weights")
+        sources = [source, Source(weights, PLAIN)] if sliding is DEPTHWISE else [source]
+        self.inputs = Operands(sources, self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=len(sources))
+        self.image = self.inputs.buffer(source.tensor)
+        self.weights = self.inputs.buffer(weights) if sliding is DEPTHWISE else None
+        stored = shape_of(epilogue.result)
+        self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
+        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(stored))]
+        self.cost = count_operations(epilogue.apply(tirx.Var("value", self.dtype), probe, self.others))
 
-        def add(t: int, taps: list[tirx.Expr | int]) -> tirx.Stmt:
-            at = [
-                position * w.stride - w.pad + tap * w.dilation
-                for w, position, tap in zip(windows, [*outer, begin + t], taps, strict=True)
-            ]
+    def definition(self) -> Definition:
+        """The kernel: a block for each image, block of channels and row of windows."""
+        batch, channels, *_ = self.shape
+        extents = [batch, self.channel_blocks, *(window.positions for window in self.windows[:-1])]
+        blocks = math.prod(extents)
 
-            def value(lane: tirx.Expr) -> tirx.Expr:
-                weight = load(inputs.buffer(weights), [block, *taps, lane]) if weighted else None
-                return sliding.combine(load(totals[t], [lane]), load(image, [n, block, *at, lane]), weight)
+        def block(index: tirx.Expr) -> tirx.Stmt:
+            n, channel_block, *outer = split_index(index, extents)
+            return self.row(_Place(n, channel_block, tuple(outer)))
 
-            return vector_store(lanes, value, lambda lane, v: store(totals[t], [lane], v))
+        each = 2 * math.prod(window.kernel for window in self.windows) + self.cost
+        parameters = [*self.inputs.parameters, *self.others.parameters]
+        return Definition(
+            function=function([*parameters, self.result], parallel(blocks, block)),
+            inputs=len(parameters),
+            blocks=blocks,
+            family=self.sliding.family,
+            operations=batch * channels * math.prod(window.positions for window in self.windows) * each,
+        )
 
-        def along_last(outer_taps: list[tirx.Expr | int]) -> tirx.Stmt:
-            if not tiles.border:
-                return serial(
-                    last.kernel,
-                    lambda tap: sequence(add(t, [*outer_taps, tap]) for t in range(tiles.width)),
-                    "kw",
-                )
-            assert isinstance(begin, int)
-            return sequence(
-                add(t, [*outer_taps, tap])
-                for tap in range(last.kernel)
-                for t in range(tiles.width)
-                if last.inside(begin + t, tap)
-            )
-
-        def along(axis: int, taken: list[tirx.Expr | int]) -> tirx.Stmt:
-            if axis == len(outer):
-                return along_last(taken)
-            first, count = spans[axis]
-            return serial(count, lambda tap: along(axis + 1, [*taken, first + tap]), "kh")
-
-        def inputs_seen(t: int | tirx.Expr) -> tirx.Expr:
-            position = begin + t
-            if tiles.border:
-                assert isinstance(position, int)
-                here: tirx.Expr | int = sum(last.inside(position, tap) for tap in range(last.kernel))
-            else:
-                here = last.kernel
-            total = counted(len(outer), position, here)
-            for axis, (_, count) in enumerate(spans):
-                total = total * counted(axis, outer[axis], count)
-            return tirx.Cast(dtype, total) if isinstance(total, tirx.Expr) else tirx.const(total, dtype)
-
-        def finish(t: int) -> tirx.Stmt:
-            at = [w.stored_at(p) for w, p in zip(windows, [*outer, begin + t], strict=True)]
-
-            def value(lane: tirx.Expr) -> tirx.Expr:
-                if isinstance(lane, tirx.Var):
-                    analyzer.bind(lane, ir.Range(0, lanes), True)
-                total = sliding.finish(load(totals[t], [lane]), inputs_seen(t))
-                return epilogue.apply(total, [n, block * lanes + lane, *at], others)
-
-            return vector_store(lanes, value, lambda lane, v: store(result, [n, block, *at, lane], v))
-
-        clear = [
-            vectorized(lanes, lambda lane, x=x: store(x, [lane], tirx.const(sliding.identity, dtype)))  # type: ignore[misc]
-            for x in totals
-        ]
-        return allocate(totals, [*clear, along(0, []), *(finish(t) for t in range(tiles.width))])
-
-    def row(n: tirx.Expr, block: tirx.Expr, outer: list[tirx.Expr]) -> tirx.Stmt:
+    def row(self, place: _Place) -> tirx.Stmt:
+        """A row of windows, a few together."""
+        last = self.windows[-1]
         # A costly epilogue is code for every column of a tile: keep the tile narrow then.
-        width = COLUMNS if cost <= UNROLLED_EPILOGUE else COLUMNS // 4
+        width = COLUMNS if self.cost <= UNROLLED_EPILOGUE else COLUMNS // 4
         parts = []
         for tiles in tile_row(last, min(width, last.positions)):
             if tiles.count == 1:
-                parts.append(tile_at(n, block, outer, tiles.begin, tiles))
+                parts.append(self.tile(place, tiles.begin, tiles))
             else:
-                parts.append(
-                    serial(
-                        tiles.count,
-                        lambda w, t=tiles: tile_at(n, block, outer, w * t.width + t.begin, t),  # type: ignore[misc]
-                        "wo",
-                    )
-                )
+                parts.append(serial(tiles.count, functools.partial(self._tile_in_loop, place, tiles), "wo"))
         return sequence(parts)
 
-    extents = [batch, channel_blocks, *(window.positions for window in windows[:-1])]
-    blocks = math.prod(extents)
+    def _tile_in_loop(self, place: _Place, tiles: Tiles, index: tirx.Expr) -> tirx.Stmt:
+        return self.tile(place, index * tiles.width + tiles.begin, tiles)
 
-    def block_body(index: tirx.Expr) -> tirx.Stmt:
-        n, block, *outer = split_index(index, extents)
-        return row(n, block, outer)
+    def tile(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
+        """Neighbouring windows, the first at `begin` on the innermost axis."""
+        totals = [register(f"total{t}", self.lanes, self.dtype) for t in range(tiles.width)]
+        return allocate(
+            totals,
+            [
+                *(self.clear(total) for total in totals),
+                self.outer_taps(place, begin, tiles, totals, []),
+                *(self.finish(place, begin, tiles, t, total) for t, total in enumerate(totals)),
+            ],
+        )
 
-    taps = math.prod(window.kernel for window in windows)
-    positions = math.prod(window.positions for window in windows)
-    parameters = [*inputs.parameters, *others.parameters]
-    return Definition(
-        function=function([*parameters, result], parallel(blocks, block_body)),
-        inputs=len(parameters),
-        blocks=blocks,
-        family=sliding.family,
-        operations=batch * channels * positions * (2 * taps + cost),
-    )
+    def clear(self, total: tirx.Buffer) -> tirx.Stmt:
+        """Start a window."""
+        empty = tirx.const(self.sliding.identity, self.dtype)
+        return vectorized(self.lanes, lambda lane: store(total, [lane], empty))
+
+    def outer_taps(
+        self,
+        place: _Place,
+        begin: tirx.Expr | int,
+        tiles: Tiles,
+        totals: Sequence[tirx.Buffer],
+        taps: list[tirx.Expr | int],
+    ) -> tirx.Stmt:
+        """Loops over the window's axes; those but the last skip the taps that lie outside."""
+        axis = len(taps)
+        if axis < len(place.outer):
+            first, count = self.windows[axis].taps(place.outer[axis])
+            return serial(count, lambda tap: self.outer_taps(place, begin, tiles, totals, [*taps, first + tap]), "tap")
+        last = self.windows[-1]
+        if not tiles.border:
+            return serial(
+                last.kernel,
+                lambda tap: sequence(self.add(place, begin + t, total, [*taps, tap]) for t, total in enumerate(totals)),
+                "tap",
+            )
+        assert isinstance(begin, int)
+        return sequence(
+            self.add(place, begin + t, total, [*taps, tap])
+            for tap in range(last.kernel)
+            for t, total in enumerate(totals)
+            if last.inside(begin + t, tap)
+        )
+
+    def add(
+        self, place: _Place, position: tirx.Expr | int, total: tirx.Buffer, taps: Sequence[tirx.Expr | int]
+    ) -> tirx.Stmt:
+        """Add the input that one tap of a window sees."""
+        at = [
+            p * window.stride - window.pad + tap * window.dilation
+            for window, p, tap in zip(self.windows, [*place.outer, position], taps, strict=True)
+        ]
+
+        def value(lane: tirx.Expr) -> tirx.Expr:
+            weight = load(self.weights, [place.block, *taps, lane]) if self.weights is not None else None
+            seen = load(self.image, [place.image, place.block, *at, lane])
+            return self.sliding.combine(load(total, [lane]), seen, weight)
+
+        return vector_store(self.lanes, value, lambda lane, v: store(total, [lane], v))
+
+    def finish(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles, t: int, total: tirx.Buffer) -> tirx.Stmt:
+        """Store a window's result through the epilogue."""
+        count = self.count(place, begin + t, tiles)
+        at = [w.stored_at(p) for w, p in zip(self.windows, [*place.outer, begin + t], strict=True)]
+
+        def value(lane: tirx.Expr) -> tirx.Expr:
+            if isinstance(lane, tirx.Var):
+                self.analyzer.bind(lane, ir.Range(0, self.lanes), True)
+            result = self.sliding.finish(load(total, [lane]), count)
+            return self.epilogue.apply(result, [place.image, place.block * self.lanes + lane, *at], self.others)
+
+        return vector_store(
+            self.lanes, value, lambda lane, v: store(self.result, [place.image, place.block, *at, lane], v)
+        )
+
+    def count(self, place: _Place, position: tirx.Expr | int, tiles: Tiles) -> tirx.Expr:
+        """How many inputs an average divides by."""
+        last = self.windows[-1]
+        seen: tirx.Expr | int = last.kernel
+        if tiles.border:
+            assert isinstance(position, int)
+            seen = sum(last.inside(position, tap) for tap in range(last.kernel))
+        counts = [window.taps(p)[1] for window, p in zip(self.windows[:-1], place.outer, strict=True)]
+        counts.append(seen)
+        if self.counts_padding is not None:
+            every = zip(self.windows, [*place.outer, position], self.counts_padding, strict=True)
+            counts = [window.counted(p, extent) for window, p, extent in every]
+        total = functools.reduce(operator.mul, counts)
+        return tirx.Cast(self.dtype, total) if isinstance(total, tirx.Expr) else tirx.const(total, self.dtype)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the outer loops have settled: image, block of channels, and all but the innermost position."""
+
+    image: tirx.Expr
+    block: tirx.Expr
+    outer: tuple[tirx.Expr, ...]
