@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,10 +31,9 @@ from lepton_compile.kernels.loops import (
     store,
     when,
 )  # fmt: skip
-from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, RegisterTile, TileShape, choose_tile
+from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
 from lepton_compile.kernels.window import Tiles, Window, tile_row
 
-LaneValue = Callable[[tirx.Expr], tirx.Expr]
 Index = TypeVar("Index")
 
 
@@ -216,7 +215,7 @@ class _Emitter:
         """One tile, its first pixel at `begin` on the innermost axis."""
         registers = RegisterTile(TileShape(tiles.width, self.shapes.tile.blocks), self.machine)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
-        if self.cost <= UNROLLED_EPILOGUE:
+        if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
 
         def raw_store(b: int, t: int, raw: LaneValue) -> tirx.Stmt:

@@ -7,7 +7,7 @@ front to back. Constant weights are packed at compile time; anything else by an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import function, load, parallel, parameter, sequence, serial, store, when
-from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, RegisterTile, TileShape, choose_tile
+from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def matmul(
     Args:
         shapes: Its shapes.
         left: The left operand, of shape (batch..., rows..., inner); its batch axes may be 1 or missing where it is
-        broadcast.
+            broadcast.
         transposed: Whether the left operand has shape (inner, rows) instead.
         right_batch: Batch axes of the packed right operand; a 1 is broadcast.
         epilogue: What is stored, of shape (batch..., rows..., columns), in plain layout.
@@ -103,105 +103,146 @@ def matmul(
     Returns:
         A kernel of the left operand, the packed right operand, the epilogue's sources and the output.
     """
-    lanes, tile = machine.lanes, shapes.tile
-    analyzer = sym.Analyzer()
-    right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
-    inputs = Operands([left, Source(right, PLAIN)], analyzer)
-    others = Operands(epilogue.sources, analyzer, first=2)
-    packed = inputs.buffer(right)
-    shape = (*shapes.batch, *shapes.rows, shapes.columns)
-    result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
-    rows = math.prod(shapes.rows)
-    tiles = int(packed.shape[len(right_batch)])
-    full, tail = divmod(rows, tile.columns)
-    left_shape = shape_of(left.tensor)
+    return _Emitter(shapes, left, transposed, tuple(right_batch), epilogue, machine).definition()
 
-    probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
-    cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, others))
 
-    def broadcast(batch: Sequence[tirx.Expr], extents: Sequence[int]) -> list[tirx.Expr]:
-        taken = batch[len(batch) - len(extents) :] if extents else []
-        return [tirx.const(0, "int32") if e == 1 else i for i, e in zip(taken, extents, strict=True)]
+class _Emitter:
+    """The loops of one matrix product, from the innermost step to the outermost block."""
 
-    def left_at(batch: Sequence[tirx.Expr], row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
-        if transposed:
-            return inputs.load(left.tensor, [k, *row])
-        left_batch = left_shape[: len(left_shape) - 1 - len(row)]
-        return inputs.load(left.tensor, [*broadcast(batch, left_batch), *row, k])
+    def __init__(
+        self,
+        shapes: MatrixProduct,
+        left: Source,
+        transposed: bool,
+        right_batch: tuple[int, ...],
+        epilogue: Epilogue,
+        machine: Machine,
+    ) -> None:
+        self.shapes, self.left, self.transposed, self.right_batch = shapes, left, transposed, right_batch
+        self.epilogue, self.machine = epilogue, machine
+        self.analyzer = sym.Analyzer()
+        right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
+        self.inputs = Operands([left, Source(right, PLAIN)], self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=2)
+        self.packed = self.inputs.buffer(right)
+        self.tiles = int(self.packed.shape[len(right_batch)])
+        self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
+        self.result = parameter("y", epilogue.layout.physical_shape(self.shape), str(epilogue.result.dtype))
+        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(self.shape))]
+        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.others))
 
-    def tile_of(batch: list[tirx.Expr], tile_index: tirx.Expr, begin: tirx.Expr | int, width: int) -> tirx.Stmt:
-        registers = RegisterTile(TileShape(width, tile.blocks), machine)
+    def definition(self) -> Definition:
+        """The kernel: tiles of rows and tiles of columns."""
+        shapes = self.shapes
+        rows = math.prod(shapes.rows)
+        full, tail = divmod(rows, shapes.tile.columns)
+        row_tiles = full + bool(tail)
+        # The outer loop reads its operand once, and the inner one's once per step: put the larger operand outside.
+        rows_outside = shapes.columns * row_tiles < rows * self.tiles
+        extents = [*shapes.batch, *([row_tiles, self.tiles] if rows_outside else [self.tiles, row_tiles])]
+        blocks = math.prod(extents)
 
-        def row_at(t: int | tirx.Expr) -> list[tirx.Expr]:
-            return split_index(begin + t, shapes.rows)
+        def block(index: tirx.Expr) -> tirx.Stmt:
+            *batch, first, second = split_index(index, extents)
+            w, tile = (first, second) if rows_outside else (second, first)
+            place, width = _Place(tuple(batch), tile), shapes.tile.columns
+            if not tail:
+                return self.tile(place, w * width, width)
+            rest = self.tile(place, full * width, tail)
+            return when(w < full, self.tile(place, w * width, width), rest) if full else rest
 
-        right_at = broadcast(batch, right_batch)
-        reduce = serial(
-            shapes.inner,
-            lambda k: registers.step(
-                range(width),
-                lambda t: left_at(batch, row_at(t), k),
-                lambda b, lane: load(packed, [*right_at, tile_index, k, b, lane]),
-            ),
-            "k",
+        parameters = [*self.inputs.parameters, *self.others.parameters]
+        return Definition(
+            function=function([*parameters, self.result], parallel(blocks, block)),
+            inputs=len(parameters),
+            blocks=blocks,
+            family="matmul",
+            operations=math.prod(self.shape) * (2 * shapes.inner + self.cost),
         )
 
-        def put(b: int, row: list[tirx.Expr], value: Callable[[tirx.Expr, list[tirx.Expr]], tirx.Expr]) -> tirx.Stmt:
-            first = (tile_index * tile.blocks + b) * lanes
+    def tile(self, place: _Place, begin: tirx.Expr | int, width: int) -> tirx.Stmt:
+        """One tile of `width` rows from `begin` on."""
+        registers = RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
+        right_at = _broadcast(place.batch, self.right_batch)
 
-            def at(lane: tirx.Expr) -> list[tirx.Expr]:
-                return [*batch, *row, first + lane]
-
-            def write(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
-                return store(result, physical(epilogue.layout, at(lane), analyzer), v)
-
-            whole = vector_store(lanes, lambda lane: value(lane, at(lane)), write)
-            if shapes.columns % (lanes * tile.blocks) == 0:
-                return whole
-            rest = serial(
-                tirx.max(0, shapes.columns - first),
-                lambda lane: vector_store(1, lambda _: value(lane, at(lane)), lambda _, v: write(lane, v)),
-                "lane",
+        def step(k: tirx.Expr) -> tirx.Stmt:
+            return registers.step(
+                range(width),
+                lambda t: self.left_value(place, self.row(begin + t), k),
+                lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
             )
-            return when(first + lanes <= shapes.columns, whole, rest)
 
-        def finished(b: int, t: int, lane_value: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
-            return put(b, row_at(t), lambda lane, at: epilogue.apply(lane_value(lane), at, others))
-
-        if cost <= UNROLLED_EPILOGUE:
-            return registers.run([reduce], finished)
+        reduce = serial(self.shapes.inner, step, "k")
+        if unrolls(self.cost, self.epilogue):
+            return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.row(begin + t), raw))
 
         def again(t: tirx.Expr) -> tirx.Stmt:
-            def stored(lane: tirx.Expr, at: list[tirx.Expr]) -> tirx.Expr:
-                return epilogue.apply(load(result, physical(epilogue.layout, at, analyzer)), at, others)
+            row = self.row(begin + t)
+            return sequence(self.finish_stored(place, b, row) for b in range(self.shapes.tile.blocks))
 
-            return sequence(put(b, row_at(t), stored) for b in range(tile.blocks))
-
-        raw = registers.run([reduce], lambda b, t, value: put(b, row_at(t), lambda lane, at: value(lane)))
+        raw = registers.run([reduce], lambda b, t, value: self.store_lanes(place, b, self.row(begin + t), value))
         return sequence([raw, serial(width, again, "t")])
 
-    row_tiles = full + bool(tail)
-    # The outer loop reads its operand once, and the inner one's once per step: put the larger operand outside.
-    rows_outside = shapes.columns * row_tiles < rows * tiles
-    inner_loops = [row_tiles, tiles] if rows_outside else [tiles, row_tiles]
-    extents = [*shapes.batch, *inner_loops]
-    blocks = math.prod(extents)
+    def row(self, position: tirx.Expr | int) -> list[tirx.Expr]:
+        """Indices of a row from its position among all rows."""
+        return split_index(position, self.shapes.rows)
 
-    def block(index: tirx.Expr) -> tirx.Stmt:
-        *batch, first, second = split_index(index, extents)
-        w, tile_index = (first, second) if rows_outside else (second, first)
-        whole = tile_of(batch, tile_index, w * tile.columns, tile.columns) if full else None
-        if not tail:
-            assert whole is not None
+    def left_value(self, place: _Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
+        """An element of the left operand."""
+        if self.transposed:
+            return self.inputs.load(self.left.tensor, [k, *row])
+        shape = shape_of(self.left.tensor)
+        batch = _broadcast(place.batch, shape[: len(shape) - 1 - len(row)])
+        return self.inputs.load(self.left.tensor, [*batch, *row, k])
+
+    def address(self, place: _Place, b: int, row: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
+        """The logical indices of a lane of the tile's block `b`."""
+        return [*place.batch, *row, (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes + lane]
+
+    def finish(self, place: _Place, b: int, row: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
+        """Store a block of a row through the epilogue."""
+
+        def value(lane: tirx.Expr) -> tirx.Expr:
+            return self.epilogue.apply(raw(lane), self.address(place, b, row, lane), self.others)
+
+        return self.store_lanes(place, b, row, value)
+
+    def finish_stored(self, place: _Place, b: int, row: Sequence[tirx.Expr]) -> tirx.Stmt:
+        """Put a block that was stored as it was through the epilogue."""
+
+        def stored(lane: tirx.Expr) -> tirx.Expr:
+            at = self.address(place, b, row, lane)
+            return load(self.result, physical(self.epilogue.layout, at, self.analyzer))
+
+        return self.finish(place, b, row, stored)
+
+    def store_lanes(self, place: _Place, b: int, row: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
+        """Store a block of a row: a vector, or, past the last whole one, the columns that there are."""
+        lanes, columns = self.machine.lanes, self.shapes.columns
+
+        def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
+            at = self.address(place, b, row, lane)
+            return store(self.result, physical(self.epilogue.layout, at, self.analyzer), v)
+
+        def single(lane: tirx.Expr) -> tirx.Stmt:
+            return vector_store(1, lambda _: value(lane), lambda _, v: put(lane, v))
+
+        whole = vector_store(lanes, value, put)
+        if columns % (lanes * self.shapes.tile.blocks) == 0:
             return whole
-        rest = tile_of(batch, tile_index, full * tile.columns, tail)
-        return when(w < full, whole, rest) if whole is not None else rest
+        first = (place.tile * self.shapes.tile.blocks + b) * lanes
+        return when(first + lanes <= columns, whole, serial(tirx.max(0, columns - first), single, "lane"))
 
-    parameters = [*inputs.parameters, *others.parameters]
-    return Definition(
-        function=function([*parameters, result], parallel(blocks, block)),
-        inputs=len(parameters),
-        blocks=blocks,
-        family="matmul",
-        operations=math.prod(shape) * (2 * shapes.inner + cost),
-    )
+
+@dataclass(frozen=True)
+class _Place:
+    """What the outer loops have settled: the indices of the batch axes, and the tile of columns."""
+
+    batch: tuple[tirx.Expr, ...]
+    tile: tirx.Expr
+
+
+def _broadcast(batch: Sequence[tirx.Expr], extents: Sequence[int]) -> list[tirx.Expr]:
+    """Indices of an operand's own batch axes, the last ones of the result's; 0 where it is broadcast."""
+    taken = batch[len(batch) - len(extents) :]
+    return [tirx.const(0, "int32") if size == 1 else index for index, size in zip(taken, extents, strict=True)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from lepton_compile.kernels.kernel import Machine
+from lepton_compile.kernels.kernel import Epilogue, Machine
 from lepton_compile.kernels.loops import allocate, load, register, sequence, store, vectorized
 
 MULTIPLIERS = 2  # multiply-adds that start in a cycle
@@ -25,6 +25,10 @@ LATENCY = 4  # cycles from one multiply-add to the next one on the same accumula
 # An epilogue of more operations than this is a loop over the stored tile instead of being unrolled over its registers.
 UNROLLED_EPILOGUE = 8
 LOOP_OVERHEAD = 0.5  # cycles of a step that are spent on neither
+
+
+# From the position in a vector to a lane's value.
+LaneValue = Callable[[tirx.Expr], tirx.Expr]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ def choose_tile(columns: int, blocks: int, machine: Machine) -> TileShape:
         if c * b + b + 1 <= machine.registers
     ]
     return min(candidates, key=lambda shape: (cycles(shape), shape.columns * shape.blocks))
+
+
+def unrolls(cost: int, epilogue: Epilogue) -> bool:
+    """Whether an epilogue of this many operations is code for every register of the tile.
+
+    The alternative stores the tile as it is and goes over it again, for which the result has to be float32.
+    """
+    return cost <= UNROLLED_EPILOGUE or str(epilogue.result.dtype) != "float32"
 
 
 class RegisterTile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 from lepton_compile.errors import UnsupportedOperatorError
@@ -137,4 +138,20 @@ def test_conv_integer(model, agree) -> None:
     x, w = model.input(1, 3, 6, 7, dtype="uint8"), model.weight(4, 3, 3, 3, dtype="uint8")
     model.output(model.node("ConvInteger", x, w, pads=[1, 1, 1, 1]))
     model.output(model.node("ConvInteger", x, w, model.constant(4, "uint8"), model.constant(2, "uint8")))
+    agree(model)
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT16, onnx.TensorProto.INT32])
+@pytest.mark.parametrize("operator", ["Conv", "MatMul"])
+def test_a_long_epilogue_may_end_in_another_type(operator, dtype, model, agree):
+    """The tile cannot be stored as it is in a result of another type."""
+    x, w = (
+        (model.input(1, 5, 9, 9), model.weight(7, 5, 3, 3))
+        if operator == "Conv"
+        else (model.input(9, 5), model.weight(5, 7))
+    )
+    value = model.node(operator, x, w)
+    gated = model.node("Mul", value, model.node("Sigmoid", value))
+    ten = model.constant(10.0)
+    model.output(model.node("Cast", model.node("Mul", model.node("Tanh", gated), ten), to=dtype))
     agree(model)
