@@ -184,7 +184,7 @@ class Reduction:
     def __init__(self, tensor: te.Tensor) -> None:
         reduce = tensor.op.body[0]
         if len(reduce.source) != 1:
-            raise NotImplementedError("reductions of several values at once")
+            raise TypeError("an operator may reduce to one value at a time only")
         self.extents: list[tirx.Expr] = [axis.dom.extent for axis in reduce.axis]
         self.identity: tirx.Expr = reduce.combiner.identity_element[0]
         self._tensor = tensor
