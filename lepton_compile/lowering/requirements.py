@@ -78,6 +78,26 @@ def _divisor(operation: Operation, dividend: te.Tensor, divisor: te.Tensor) -> F
     return te.compute(divisor.shape, lambda *i: divisor(*i) != 0), "division by zero"
 
 
+def _lengths(operation: Operation, position: int, x: te.Tensor, axis: int, lengths: te.Tensor | None) -> Found:
+    """Lengths of sequences whose steps lie along one axis."""
+    steps, known = shape_of(x)[axis], operation.known(position)
+    if known is not None and np.any((known < 0) | (known > steps)):
+        raise operation.unsupported(f"a sequence is longer than the {steps} steps that there are, or shorter than none")
+    if lengths is None or known is not None:
+        return None
+    fits = te.compute(lengths.shape, lambda *i: tirx.all(lengths(*i) >= 0, lengths(*i) <= steps))
+    return fits, f"the length of a sequence is not from 0 to {steps}"
+
+
+def _reversed(operation: Operation, x: te.Tensor, lengths: te.Tensor) -> Found:
+    return _lengths(operation, 1, x, int(operation.attribute("time_axis", 0)), lengths)
+
+
+def _recurrent(operation: Operation, x: te.Tensor, *others: te.Tensor | None) -> Found:
+    lengths = others[3] if len(others) > 3 else None
+    return _lengths(operation, 4, x, int(operation.attribute("layout", 0)), lengths)
+
+
 REQUIREMENTS: dict[str, Requirement] = {
     "Gather": _along_axis,
     "GatherElements": _along_axis,
@@ -86,4 +106,8 @@ REQUIREMENTS: dict[str, Requirement] = {
     "ScatterND": _tuples,
     "Div": _divisor,
     "Mod": _divisor,
+    "ReverseSequence": _reversed,
+    "RNN": _recurrent,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
 }

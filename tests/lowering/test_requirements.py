@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from lepton_compile.codegen import generate
 from lepton_compile.errors import LeptonError, ShapeError, UnsupportedOperatorError
@@ -66,6 +67,45 @@ def test_the_least_integer_can_be_divided_by_minus_one(model, host):
     assert answers["remainder"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("length", [-1, 4, 2**20])
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_want_lengths_of_the_steps(operator, length, model, host):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator]
+    lengths = model.given(np.array([2, 3], np.int32))
+    weights = (model.weight(1, gates * 4, 5), model.weight(1, gates * 4, 4))
+    model.output(model.node(operator, model.input(3, 2, 5), *weights, "", lengths, hidden_size=4, name="y"))
+    refused(model, host, "length of a sequence is not from 0 to 3", **{lengths: np.array([1, length], np.int32)})
+
+
+@pytest.mark.parametrize("length", [-1, 4, 2**28])
+def test_reverse_sequence_wants_lengths_of_the_steps(length, model, host):
+    lengths = model.given(np.array([2, 3]))
+    model.output(model.node("ReverseSequence", model.input(2, 3), lengths, time_axis=1, batch_axis=0, name="y"))
+    refused(model, host, "length of a sequence is not from 0 to 3", **{lengths: np.array([1, length])})
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+@pytest.mark.parametrize("dtype", ["int32", "uint8"])
+def test_padding_lanes_are_divided_without_a_trap(dtype, operator, model, agree):
+    """Three channels in blocks of more: the lanes past the third hold zeros."""
+    channels = model.node("Conv", model.input(1, 3, 4, 4), model.weight(3, 3, 1, 1), model.constant([40, 50, 60]))
+    whole = model.node("Cast", channels, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    by_constants = model.node(operator, whole, model.constant([[[2]], [[3]], [[5]]], dtype))
+    model.output(by_constants, model.node(operator, model.constant([100], dtype), whole))
+    agree(model)
+
+
+def test_padding_lanes_are_no_indices(model, agree):
+    """Where the channels there are give 0, the lanes past them give an index far outside."""
+    channels = model.node(
+        "Conv", model.input(1, 3, 4, 4), model.constant(np.zeros((3, 3, 1, 1))), model.constant([5] * 3)
+    )
+    index = model.node("Cast", model.node("Sub", model.constant([5]), model.node("Relu", channels)), to=7)
+    far = model.node("Mul", index, model.constant(2**26, "int64"))
+    model.output(model.node("Gather", model.weight(4), far), model.node("GatherElements", channels, far, axis=2))
+    agree(model)
+
+
 def test_floats_are_divided_by_zero(model, agree):
     model.output(model.node("Div", model.input(3), model.given(np.array([0, -0.0, 2], np.float32))))
     agree(model)
@@ -111,7 +151,6 @@ def test_long_chains(length, model, agree):
 
 def test_sizes_beyond_32_bits_are_refused(host):
     import onnx
-    from onnx import helper
 
     shape = [1, 2**16, 2**15]
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy")

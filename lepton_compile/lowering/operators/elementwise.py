@@ -50,13 +50,19 @@ def divide(_: Operation, a: te.Tensor, b: te.Tensor) -> te.Tensor:
 
 
 def _divided(operation: Binary, by_minus_one: Callable[[tirx.Expr], tirx.Expr]) -> Binary:
-    """An integer division, the divisor -1 seen to apart: the least number's quotient overflows, and x86 traps."""
+    """An integer division that never traps, as x86's does where the quotient overflows and where the divisor is zero.
+
+    The least number's quotient by -1 overflows, so that divisor is seen to apart. A zero among the elements is an error
+    of the run before this; but the padding lanes of a blocked tensor may hold anything, and are divided as well.
+    """
 
     def divide(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
+        zero, one = (tirx.const(value, str(y.expr_ty())) for value in (0, 1))
         if str(x.expr_ty()).startswith("uint"):
-            return operation(x, y)
-        minus_one, one = (tirx.const(value, str(y.expr_ty())) for value in (-1, 1))
-        return tirx.Select(y == minus_one, by_minus_one(x), operation(x, tirx.Select(y == minus_one, one, y)))
+            return operation(x, tirx.Select(y == zero, one, y))
+        minus_one = tirx.const(-1, str(y.expr_ty()))
+        usable = tirx.Select(tirx.any(y == minus_one, y == zero), one, y)
+        return tirx.Select(y == minus_one, by_minus_one(x), operation(x, usable))
 
     return divide
 

@@ -24,6 +24,15 @@ def from_the_front(index: tirx.Expr, size: int, known: npt.NDArray[Any] | None =
     return let(narrow, lambda v: tirx.Select(v < 0, v + size, v))
 
 
+def within(index: tirx.Expr, size: int, known: npt.NDArray[Any] | None = None) -> tirx.Expr:
+    """`from_the_front`, and never outside the data, so that it can be loaded from.
+
+    That indices are in range is a requirement on elements; the padding lanes of a blocked tensor may hold anything.
+    """
+    at = from_the_front(index, size, known)
+    return at if known is not None else tirx.max(0, tirx.min(at, size - 1))
+
+
 def progression(values: npt.NDArray[Any], size: int) -> tuple[int, int] | None:
     """First term and step where constant indices are equally spaced, so that no load is needed to know them."""
     flat = np.where(values.ravel() < 0, values.ravel() + size, values.ravel()).astype(np.int64)
@@ -47,7 +56,7 @@ def gather(node: Operation, x: te.Tensor, indices: te.Tensor) -> te.Tensor:
             first, step = regular
             index = place[0] * step + first if step else tirx.const(first, "int32")
         else:
-            index = from_the_front(load(indices, *place), shape[axis], known)
+            index = within(load(indices, *place), shape[axis], known)
         return load(x, *i[:axis], index, *i[axis + len(at) :])
 
     return te.compute((*shape[:axis], *at, *shape[axis + 1 :]), element, name="gather")
@@ -60,7 +69,7 @@ def gather_elements(node: Operation, x: te.Tensor, indices: te.Tensor) -> te.Ten
     axis = normalise_axis(node.attribute("axis", 0), len(shape))
 
     def element(*i: tirx.Expr) -> tirx.Expr:
-        return load(x, *i[:axis], from_the_front(load(indices, *i), shape[axis], node.known(1)), *i[axis + 1 :])
+        return load(x, *i[:axis], within(load(indices, *i), shape[axis], node.known(1)), *i[axis + 1 :])
 
     return te.compute(shape_of(indices), element, name="gather_elements")
 
@@ -73,8 +82,7 @@ def gather_nd(node: Operation, x: te.Tensor, indices: te.Tensor) -> te.Tensor:
 
     def element(*i: tirx.Expr) -> tirx.Expr:
         tuples = [
-            from_the_front(load(indices, *i[:outer], number), shape[batch + number], node.known(1))
-            for number in range(depth)
+            within(load(indices, *i[:outer], number), shape[batch + number], node.known(1)) for number in range(depth)
         ]
         return load(x, *i[:batch], *tuples, *i[outer:])
 
