@@ -50,7 +50,8 @@ def graph_from_onnx(model: onnx.ModelProto, weights: Mapping[str, Array]) -> gs.
         weights: Values of graph inputs that are constants in truth, by name (see `Graph.large_weights`).
 
     Raises:
-        ModelError: A node reads a tensor that nothing defines, or a constant's data do not fit its shape.
+        ModelError: A node reads a tensor that nothing defines, two outputs have the same name, or a constant's data do
+            not fit its shape.
     """
     opset = default_opset(model.opset_import) or onnx.defs.onnx_opset_version()  # without ONNX's own operators, any
     reader = _Reader(opset, list(model.opset_import))
@@ -164,7 +165,11 @@ class _Reader:
                 scope[name] = self.variable(types[name]) if name in types else gs.Variable(self.names.new(name))
 
         nodes = self.nodes(proto.node, scope)
-        outputs = [self.lookup(value.name, scope, f"the outputs of graph '{proto.name}'") for value in proto.output]
+        names = [value.name for value in proto.output]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None and not outer:  # answers are told apart by name; those of a branch by their order
+            raise ModelError(f"the model has two outputs that are both called '{twice}'", tensor=twice)
+        outputs = [self.lookup(name, scope, f"the outputs of graph '{proto.name}'") for name in names]
         graph = gs.Graph(
             nodes=nodes,
             inputs=inputs,

@@ -188,6 +188,12 @@ def test_unknown_operators_in_branches_and_functions_are_found(parse):
     assert [operator.op_type for operator in error.value.operators] == ["Deep", "Deeper"]
 
 
+def test_an_output_that_is_given_twice(parse):
+    """onnxruntime takes it, but answers by name, and a header's fields, can hold one of them only."""
+    with pytest.raises(ModelError, match="the model has two outputs that are both called 'y'"):
+        import_model(parse("g (float[2] x) => (float[2] y, float[2] y) { y = Relu (x) }"))
+
+
 def test_operators_that_onnx_dropped(parse):
     model = parse("g (float[2] x) => (float[2] y) <float[1] s = {1}> { [up] y = Upsample (x, s) }")
     with pytest.raises(UnsupportedOperatorError, match=r"Upsample .version 21. at 'up': ONNX dropped it"):
