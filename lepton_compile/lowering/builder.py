@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tvm_ffi
 from tvm import te
 
+from lepton_compile.errors import ShapeError
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
@@ -68,9 +69,19 @@ class Builder:
         tensor: str | None = None,
         view_of: str | None = None,
     ) -> Buffer:
-        """A new buffer."""
+        """A new buffer.
+
+        Raises:
+            ShapeError: Padded to whole blocks, it has more elements than kernels can count in 32 bits.
+        """
         prefix = {Storage.INPUT: "in", Storage.OUTPUT: "out", Storage.WEIGHT: "w", Storage.ARENA: "b"}[storage]
         made = Buffer(f"{prefix}{len(self.buffers)}", tuple(shape), dtype, layout, storage, tensor, view_of)
+        if layout.block and math.prod(made.physical_shape()) >= 2**31:
+            raise ShapeError(
+                f"tensor '{tensor or made.name}' of shape {list(shape)} has 2^31 elements or more in blocks of "
+                f"{layout.block} channels; bind smaller shapes",
+                tensor=tensor or made.name,
+            )
         self.buffers[made.name] = made
         return made
 
@@ -87,12 +98,11 @@ class Builder:
             self._weights_by_hash[key] = made
         return self._weights_by_hash[key]
 
-    def view(self, source: Buffer, shape: Shape, tensor: str | None, layout: Layout = PLAIN) -> Buffer:
-        """The same memory under another shape."""
+    def view(self, source: Buffer, shape: Shape, tensor: str | None) -> Buffer:
+        """The same memory under another shape, in plain layout."""
         return self.buffer(
             [int(size) for size in shape],
             source.dtype,
-            layout,
             storage=source.storage,
             tensor=tensor,
             view_of=source.name,
@@ -158,7 +168,7 @@ class Builder:
         """The program."""
         steps = tuple(self._steps)
         used = {name for names in uses(steps) for name in names}
-        memory = plan_memory(self.buffers, steps, self.inputs, self.outputs)
+        memory = plan_memory(self.buffers, steps, self.outputs)
         pending = list(used)
         while pending:  # what a view shares, through views of views
             source = self.buffers[pending.pop()].view_of

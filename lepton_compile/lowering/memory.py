@@ -26,9 +26,7 @@ class Lifetime:
     last: int
 
 
-def plan_memory(
-    buffers: Mapping[str, Buffer], steps: Sequence[Step], inputs: Sequence[Buffer], outputs: Sequence[Buffer]
-) -> MemoryPlan:
+def plan_memory(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Sequence[Buffer]) -> MemoryPlan:
     """Place the arena's buffers.
 
     Outputs have memory in the arena too, for callers that pass none, and keep it until the next run.

@@ -63,7 +63,7 @@ def runs(steps: Sequence[Step]) -> list[list[tuple[str, ...]]]:
 @given(programs())
 def test_what_is_needed_again_is_not_overwritten(program) -> None:
     buffers, steps, outputs = program
-    plan = plan_memory(buffers, steps, [buffers["in0"]], outputs)
+    plan = plan_memory(buffers, steps, outputs)
     for way in runs(steps):
         # The last use of a buffer is found for this way alone; an output is needed after the end.
         last = {root_of(buffers, name): time for time, names in enumerate(way) for name in names}
@@ -87,7 +87,7 @@ def test_what_is_needed_again_is_not_overwritten(program) -> None:
 @given(programs())
 def test_the_arena_holds_buffers_and_outputs_alone(program) -> None:
     buffers, steps, outputs = program
-    plan = plan_memory(buffers, steps, [buffers["in0"]], outputs)
+    plan = plan_memory(buffers, steps, outputs)
     assert "in0" not in plan.offsets
     assert all(buffers[name].view_of is None for name in plan.offsets)
     assert {output.name for output in outputs} <= set(plan.offsets)
@@ -105,13 +105,13 @@ def chain(length: int) -> tuple[dict[str, Buffer], list[Step], list[Buffer]]:
 @pytest.mark.parametrize("length", [2, 10, 50])
 def test_a_chain_needs_two_buffers(length: int) -> None:
     buffers, steps, outputs = chain(length)
-    assert plan_memory(buffers, steps, [], outputs).arena_bytes == 2 * 1024
+    assert plan_memory(buffers, steps, outputs).arena_bytes == 2 * 1024
 
 
 def test_a_view_keeps_its_source_alive() -> None:
     buffers = {name: Buffer(name, (256,), "float32") for name in "acde"}
     buffers["v"] = Buffer("v", (16, 16), "float32", view_of="a")
     steps = [Call("k", ("a",), ()), Call("k", ("c", "d"), ()), Call("k", ("v", "e"), ())]
-    plan = plan_memory(buffers, steps, [], [])
+    plan = plan_memory(buffers, steps, [])
     assert "v" not in plan.offsets
     assert plan.offsets["a"] not in (plan.offsets["c"], plan.offsets["d"], plan.offsets["e"])

@@ -8,7 +8,9 @@ from onnx import helper
 
 from lepton_compile.codegen import generate
 from lepton_compile.errors import LeptonError, ShapeError, UnsupportedOperatorError
+from lepton_compile.kernels.kernel import Machine
 from lepton_compile.lowering import lower
+from lepton_compile.lowering.builder import Builder
 from lepton_compile.model import import_model
 from lepton_compile.runtime.loader import CompiledModel
 
@@ -158,3 +160,9 @@ def test_sizes_beyond_32_bits_are_refused(host):
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     with pytest.raises(ShapeError, match=r"tensor 'x' .* has 2\^31 elements or more"):
         lower(import_model(proto), host, "model")
+
+
+def test_sizes_beyond_32_bits_in_blocks_are_refused():
+    builder = Builder("model", Machine(lanes=16, registers=32))
+    with pytest.raises(ShapeError, match=r"tensor 'image' .* has 2\^31 elements or more in blocks of 16 channels"):
+        builder.buffer((1, 3, 12000, 12000), "float32", builder.blocked, tensor="image")
