@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -154,4 +155,19 @@ def test_a_long_epilogue_may_end_in_another_type(operator, dtype, model, agree):
     gated = model.node("Mul", value, model.node("Sigmoid", value))
     ten = model.constant(10.0)
     model.output(model.node("Cast", model.node("Mul", model.node("Tanh", gated), ten), to=dtype))
+    agree(model)
+
+
+def test_what_no_tap_reaches_is_the_bias_even_beside_infinities(model, agree) -> None:
+    x = np.ones((1, 2, 3, 20), np.float32)
+    x[0, :, 1, ::3] = np.inf
+    model.output(
+        model.node(
+            "ConvTranspose",
+            model.given(x),
+            model.constant(np.ones((2, 2, 1, 2))),
+            model.constant([3, 4]),
+            strides=[2, 3],
+        )
+    )
     agree(model)

@@ -54,9 +54,7 @@ def transposed_convolution(
                 continue
             taken = weights
             for axis, (_, taps) in enumerate(axes):
-                # A residue that no tap reaches gets nothing but the bias: one tap of zeros.
-                seen = np.take(taken, taps or [0], axis=axis + 2)
-                taken = seen if taps else np.zeros_like(seen)
+                taken = np.take(taken, taps or [0], axis=axis + 2)
             shapes = conv.convolution_of(batch, channels // groups, per_group, groups, windows, machine)
             definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
             packed = builder.weight(conv.pack_weights(taken, shapes, machine))
@@ -90,7 +88,11 @@ def _pads(operation: Operation, spatial: Sequence[int], kernel: Sequence[int]) -
 def _window(
     size: int, output: int, kernel: int, stride: int, dilation: int, pad: int, residue: int
 ) -> tuple[Window, list[int]]:
-    """The convolution along one axis for one residue, and which taps it has, in the order of the inputs they see."""
+    """The convolution along one axis for one residue, and which taps it has, in the order of the inputs they see.
+
+    A residue that no tap reaches gets nothing but the bias: its window has one tap, which lies behind the input at
+    every position. A weight of zero would not do, as zero times infinity is NaN.
+    """
     seen = {
         (residue + pad - tap * dilation) // stride: tap
         for tap in range(kernel)
@@ -103,7 +105,7 @@ def _window(
         positions=-(-(output - residue) // stride),
         kernel=max(1, len(offsets)),
         dilation=step,
-        pad=-offsets[0] if offsets else 0,
+        pad=-offsets[0] if offsets else -size,
         step=stride,
         offset=residue,
     )
