@@ -187,3 +187,15 @@ def test_foreign_libraries_run_under_an_emulator(
     output(*compiler, *flags, str(library.folder / "libtoy.a"), "-o", "run_model", cwd=tmp_path)
     lines = output(emulator, "./run_model", "20", cwd=tmp_path).splitlines()
     assert lines[1] == "class 0 1.03 2.06 3.09 4.12 5.15 6.18 7.21"
+
+
+def test_names_beyond_ascii_are_written_in_any_locale():
+    program = """
+import onnx, lepton_compile
+model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]> g (float[2] x) => (float[2] y) {y = Relu(x)}')
+model.graph.node[0].output[0] = model.graph.output[0].name = "gr\\u00f6\\u00dfe"
+compiled = lepton_compile.compile(model)
+assert b"gr\\xc3\\xb6\\xc3\\x9fe" in (compiled.folder / "g.h").read_bytes()
+"""
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", program], env=plain, check=True)
