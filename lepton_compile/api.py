@@ -16,7 +16,7 @@ from lepton_compile.lowering import lower
 from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
-from lepton_compile.runtime.loader import CompiledModel
+from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Target, resolve_target
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -67,6 +67,7 @@ def compile(
         report(text, 0, 1)
 
     target = resolve_target(target)
+    checked_threads(threads)
     workers()  # so that their import of TVM overlaps with what comes before the kernels
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)

@@ -2,11 +2,10 @@
 
 Nodes are evaluated in order. An element-wise operator adds to an expression and costs nothing yet. An anchor
 (convolution, matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a
-tensor has to be in
-memory: because it is an output of the region, the operand of an anchor, or the result of a reduction. If its expression
-is element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise
-the anchor is stored first and an element-wise kernel does the rest. So any region is computed rightly, whatever fusion
-put into it, and well if fusion knew what anchors can take.
+tensor has to be in memory: because it is an output of the region, the operand of an anchor, or the result of a
+reduction. If its expression is element-wise over one open anchor, that anchor's kernel computes it on the way to memory
+(its epilogue); otherwise the anchor is stored first and an element-wise kernel does the rest. So any region is computed
+rightly, whatever fusion put into it, and well if fusion knew what anchors can take.
 """
 
 from __future__ import annotations
@@ -178,8 +177,9 @@ class Scope:
             if self._is_epilogue(tensor, last) and self._anchors[last.op].layout == result.layout:
                 for other in open_anchors[:-1]:
                     self.to_memory(other)
-                self._emit(last, tensor, result)
-                return
+                if last.op not in self._buffers:  # unless one of the others is computed from it
+                    self._emit(last, tensor, result)
+                    return
         for leaf in open_anchors:
             self.to_memory(leaf)
         sources, buffers = self._sources(tensor, result.layout)

@@ -128,7 +128,7 @@ class CompiledModel:
             LeptonError: When `threads` is less than 1.
         """
         self.folder = Path(folder)
-        self._threads = _checked_threads(threads)
+        self._threads = checked_threads(threads)
         self._keep = keep
         self.manifest = _read_manifest(self.folder)
         try:
@@ -193,7 +193,7 @@ class CompiledModel:
         given = _struct(arrays, [sizes[name] for name in self._dimensions])
         taken = _struct(list(results.values()), [])
         with self._lock:
-            library, instance = self._opened(self._threads if threads is None else _checked_threads(threads))
+            library, instance = self._opened(self._threads if threads is None else checked_threads(threads))
             status = getattr(library, f"{self.name}_run")(instance, ctypes.byref(given), ctypes.byref(taken))
             if status != 0:
                 raise LeptonError(f"{self.name} can not be run: {self._error(library, instance)}", status=status)
@@ -335,7 +335,7 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
         raise LeptonError(f"{folder} can not be written: {parent} is no folder that may be written to", path=folder)
 
 
-def _checked_threads(threads: int | None) -> int:
+def checked_threads(threads: int | None) -> int:
     """The number for the library, where 0 stands for one per processor."""
     if threads is None:
         return 0
