@@ -53,5 +53,7 @@ def compile(
             progress=progress,
         )
         compiled.save(folder)
+    for note in compiled.manifest["notes"]:
+        typer.echo(f"note: {note}", err=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     typer.echo(f"wrote {folder} ({format_bytes(size)}) for {target} in {time.perf_counter() - begin:.1f} s")

@@ -89,7 +89,7 @@ def generate(
             time.
         static: Whether to add a static library libNAME.a, for programs that bring no shared libraries.
         model_hash: SHA-256 of the ONNX model, for the manifest and NAME_info.
-        plan: What goes into plan.json.
+        plan: What goes into plan.json; its "steps" stand in the manifest too.
         progress: Called with a line of text at long steps.
         kernel_limit: Seconds that building one kernel may take.
 
@@ -133,7 +133,7 @@ def _generate(
         tools.archive(objects, f"lib{name}.a")
         files.append(f"lib{name}.a")
 
-    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, trace)
+    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, trace, plan)
     folder = Path(tempfile.mkdtemp(prefix="lepton-"))
     result = Library(name, folder, manifest, program)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
@@ -240,6 +240,7 @@ def _manifest(
     version: str,
     library: Path,
     trace: bool,
+    plan: Mapping[str, object] | None,
 ) -> dict[str, object]:
     with library.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -250,6 +251,8 @@ def _manifest(
         "format": FORMAT,
         "name": program.name,
         "model": {"sha256": model_hash},
+        "notes": list(program.notes),
+        "passes": (plan or {}).get("steps", []),
         "library": {
             "file": library.name,
             "bytes": library.stat().st_size,

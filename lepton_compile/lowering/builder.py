@@ -164,8 +164,8 @@ class Builder:
         made = elementwise(y, destination.layout, [Source(x, source.layout)], self.machine)
         self.call(replace(made, family="copy"), [source], [destination], nodes)
 
-    def finish(self) -> Program:
-        """The program."""
+    def finish(self, notes: Sequence[str] = ()) -> Program:
+        """The program; `notes` go with it."""
         steps = tuple(self._steps)
         used = {name for names in uses(steps) for name in names}
         memory = plan_memory(self.buffers, steps, self.outputs)
@@ -190,6 +190,7 @@ class Builder:
             kernels=self.kernels,
             steps=steps,
             memory=memory,
+            notes=tuple(notes),
         )
 
     def _kernel(self, definition: Definition, nodes: tuple[str, ...]) -> Kernel:

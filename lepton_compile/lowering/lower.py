@@ -122,7 +122,7 @@ class _Lowering:
             builder.outputs.append(buffer)
             self.outputs[tensor.name] = buffer
         self.steps(self.graph.gs, self.outputs)
-        return builder.finish()
+        return builder.finish(self.graph.notes)
 
     def steps(self, graph: gs.Graph, results: Mapping[str, Buffer]) -> None:
         """Lower the nodes of a graph; its outputs go to the buffers of `results`."""

@@ -175,6 +175,7 @@ class Program:
         steps: What to run, in order.
         memory: Where the arena's buffers lie.
         dimensions: Names of the symbolic dimensions, each an argument of the library's run function and of the kernels.
+        notes: What the person who uses the library should know of how the model was read, a line each.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Program:
     steps: tuple[Step, ...]
     memory: MemoryPlan
     dimensions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def calls(self) -> Iterator[Call]:
         """Every call, those inside branches included, in the order they stand."""

@@ -167,6 +167,7 @@ class CompiledModel:
             f"{int(memory['weights_bytes']):,}; working memory {int(memory['arena_bytes']):,} bytes",
             f"  {sum(k['calls'] for k in kernels)} calls of {len(kernels)} kernels, "
             f"{sum(k['calls'] * k['operations'] for k in kernels) / 1e9:.3f} GFLOP",
+            *(f"  note: {note}" for note in self.manifest["notes"]),
         ]
         return "\n".join(lines)
 

@@ -64,7 +64,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
 
     def compile(model: Path, target: str, **options: object) -> SimpleNamespace:
         given.update(options, model=model, target=target)
-        return SimpleNamespace(save=lambda folder: Path(folder).mkdir())
+        return SimpleNamespace(save=lambda folder: Path(folder).mkdir(), manifest={"notes": ["a branch gives NaN"]})
 
     monkeypatch.setitem(vars(lepton_compile), "compile", compile)
     options = [
@@ -82,6 +82,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
     ]
     outcome = lepton("compile", "m.onnx", "-o", tmp_path / "out", *options)
     assert outcome.code == 0, outcome.err
+    assert outcome.err == "note: a branch gives NaN\n"
     del given["progress"]
     assert given == {
         "model": Path("m.onnx"),

@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dimensions": ["n"],
         "memory": {"weights_bytes": 5, "arena_bytes": 1234},
         "kernels": [{"calls": 2, "operations": 10**9}],
+        "notes": ["a branch gives NaN"],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
@@ -66,6 +67,7 @@ def test_a_model_runs(folder: Path) -> None:
     assert [str(tensor) for tensor in model.inputs] == ["image: float32[3, n]", "factor: int64[]"]
     assert "working memory 1,234 bytes" in model.report
     assert "2.000 GFLOP" in model.report
+    assert "note: a branch gives NaN" in model.report
     assert model.plan is None
 
 
