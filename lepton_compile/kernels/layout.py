@@ -11,9 +11,8 @@ class Layout:
 
     Attributes:
         block: 0 for row-major. Otherwise axis 1 (channels) of an N, C, spatial... tensor is split into blocks of this
-        many,
-            and the position inside a block becomes the innermost axis: N, ceil(C / block), spatial..., block. Lanes
-            past the last channel are padding: they may hold anything, and no kernel lets them reach a real channel.
+            many, and the position inside a block becomes the innermost axis: N, ceil(C / block), spatial..., block.
+            Lanes past the last channel are padding: they may hold anything, and no kernel lets them reach a real one.
     """
 
     block: int = 0

@@ -27,9 +27,8 @@ class MatrixProduct:
     """The shapes of a (batched) matrix product.
 
     Attributes:
-        rows: Extents that together index the rows of the left operand and of the result; with a right operand that has
-        no
-            batch axes of its own, the batch axes are rows too.
+        rows: Extents that together index the rows of the left operand and of the result; with a right operand that
+            has no batch axes of its own, the batch axes are rows too.
         batch: Batch axes of the result that the right operand follows.
         inner: Length of the dot products.
         columns: Columns of the right operand.

@@ -83,9 +83,8 @@ class Kernel:
         function: Its TVM function; the parameters are buffers, inputs first. Not part of equality.
         inputs: How many of the leading parameters are inputs.
         outputs: How many parameters after them are outputs.
-        blocks: Extent of the outermost loop; [0, blocks) is the whole computation, and any split of it into ranges, run
-        in
-            any order or at once, gives the same result.
+        blocks: Extent of the outermost loop; [0, blocks) is the whole computation, and any split of it into ranges,
+            run in any order or at once, gives the same result.
         family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
         operations: Floating-point operations of one whole call, a multiply-add counting as two.
         nodes: The ONNX node names it was first made for; what an error in building it names.
@@ -152,8 +151,7 @@ class MemoryPlan:
 
     Attributes:
         offsets: Byte offset of every ARENA buffer that is no view, and of every OUTPUT buffer (used when the caller
-        passes
-            no memory for it); multiples of 64.
+            passes no memory for it); multiples of 64.
         arena_bytes: Size of the arena.
     """
 
