@@ -32,7 +32,7 @@ from lepton_compile.kernels.loops import (
     when,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
-from lepton_compile.kernels.window import Tiles, Window, tile_row
+from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
 
@@ -190,17 +190,7 @@ class _Emitter:
 
     def row(self, place: _Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
-        parts = []
-        for tiles in tile_row(self.shapes.windows[-1], self.shapes.tile.columns):
-            if tiles.count == 1:
-                parts.append(self.tile(place, tiles.begin, tiles))
-            else:
-                body = functools.partial(self._tile_in_loop, place, tiles)
-                parts.append(serial(tiles.count, body, "wo"))
-        return sequence(parts)
-
-    def _tile_in_loop(self, place: _Place, tiles: Tiles, index: tirx.Expr) -> tirx.Stmt:
-        return self.tile(place, index * tiles.width + tiles.begin, tiles)
+        return over_row(self.shapes.windows[-1], self.shapes.tile.columns, functools.partial(self.tile, place))
 
     def flat_tile(self, place: _Place, index: tirx.Expr) -> tirx.Stmt:
         """A tile of pixels of a 1x1 convolution, the last one narrower."""

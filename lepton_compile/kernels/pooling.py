@@ -31,7 +31,7 @@ from lepton_compile.kernels.loops import (
     vectorized,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE
-from lepton_compile.kernels.window import Tiles, Window, tile_row
+from lepton_compile.kernels.window import Tiles, Window, over_row
 
 # Output columns computed together.
 COLUMNS = 8
@@ -150,16 +150,7 @@ class _Emitter:
         last = self.windows[-1]
         # A costly epilogue is code for every column of a tile: keep the tile narrow then.
         width = COLUMNS if self.cost <= UNROLLED_EPILOGUE else COLUMNS // 4
-        parts = []
-        for tiles in tile_row(last, min(width, last.positions)):
-            if tiles.count == 1:
-                parts.append(self.tile(place, tiles.begin, tiles))
-            else:
-                parts.append(serial(tiles.count, functools.partial(self._tile_in_loop, place, tiles), "wo"))
-        return sequence(parts)
-
-    def _tile_in_loop(self, place: _Place, tiles: Tiles, index: tirx.Expr) -> tirx.Stmt:
-        return self.tile(place, index * tiles.width + tiles.begin, tiles)
+        return over_row(last, min(width, last.positions), functools.partial(self.tile, place))
 
     def tile(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
         """Neighbouring windows, the first at `begin` on the innermost axis."""

@@ -6,9 +6,12 @@ left out of the loop over the kernel's rows, and along the innermost axis the co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
+
+from lepton_compile.kernels.loops import sequence, serial
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,14 @@ def tile_row(window: Window, width: int) -> list[Tiles]:
         else:
             covered.append(Tiles(begin, actual, 1, border))
     return covered
+
+
+def over_row(window: Window, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
+    """The statements of a row, from the function that gives those of the tile that starts at a position."""
+    return sequence(_each_tile(tiles, tile) for tiles in tile_row(window, width))
+
+
+def _each_tile(tiles: Tiles, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
+    if tiles.count == 1:
+        return tile(tiles.begin, tiles)
+    return serial(tiles.count, lambda index: tile(index * tiles.width + tiles.begin, tiles), "wo")
