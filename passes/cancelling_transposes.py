@@ -13,59 +13,46 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
-from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.patterns import Uses, is_operator, producer, scopes, summary
-from lepton_compile.target import Target
+from lepton_compile.rewriting.pairs import PairMerging
+from lepton_compile.rewriting.passes import Stage
+from lepton_compile.rewriting.patterns import Uses, is_operator, producer, scopes
 
 
 @dataclass(frozen=True)
-class CancellingTransposes(Pass):
+class CancellingTransposes(PairMerging):
     """Compose transposes that follow each other; those that cancel disappear."""
 
     name = "cancelling_transposes"
     stage = Stage.CANONICALISE
     after = ("no_operations",)
 
-    def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
-        """Propose where a Transpose reads a Transpose."""
-        uses = Uses(graph)
-        found: list[str] = []
-        refusals: list[str] = []
-        for outer, inner in _chains(graph):
-            if why := _why_keep(uses, outer, inner):
-                refusals.append(f"{outer.name}: cancels {inner.name}, but {why}")
-            else:
-                found.append(f"{inner.name} and {outer.name}")
-        if not found:
-            return Decline("no Transpose reads a Transpose", tuple(refusals))
-        return Proposal(self, f"{len(found)} pairs compose: {summary(found)}", tuple(refusals))
+    nothing = "no Transpose reads a Transpose"
+    merged = "compose"
+    undone = "cancels"
 
-    def run(self, graph: Graph, context: Context) -> Graph:
-        """Compose them."""
-        uses = Uses(graph)
-        for outer, inner in list(_chains(graph)):
-            # An earlier pair may have cancelled, and this one's inner Transpose with it.
-            if not any(node is inner for node in outer.inputs[0].inputs) or _why_keep(uses, outer, inner):
-                continue
-            permutation = _composed(outer, inner)
-            if _is_identity(permutation):
-                uses.bypass(outer, [(outer.outputs[0], inner.inputs[0])])
-            else:
-                outer.inputs[0] = inner.inputs[0]
-                outer.attrs["perm"] = permutation
-            if not inner.outputs[0].outputs and not uses.is_output(inner.outputs[0]):
-                uses.remove([inner])
-        return graph
+    def pairs(self, graph: Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
+        """Transposes with the Transpose that they read, whose ranks are known."""
+        for scope in scopes(graph):
+            for node in scope.nodes:
+                if is_operator(node, "Transpose"):
+                    inner = producer(node.inputs[0])
+                    if is_operator(inner, "Transpose") and all(_permutation(t) is not None for t in (node, inner)):
+                        yield node, inner
 
+    def why_keep(self, uses: Uses, outer: gs.Node, inner: gs.Node) -> str:
+        """Only a pair that cancels takes a tensor away."""
+        if not _is_identity(_composed(outer, inner)):
+            return ""
+        return uses.why_keep(outer, outer.outputs[0], inner.inputs[0])
 
-def _chains(graph: Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
-    """Transposes with the Transpose that they read, whose ranks are known."""
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            if is_operator(node, "Transpose"):
-                inner = producer(node.inputs[0])
-                if is_operator(inner, "Transpose") and all(_permutation(t) is not None for t in (node, inner)):
-                    yield node, inner
+    def merge(self, uses: Uses, outer: gs.Node, inner: gs.Node) -> None:
+        """Compose the permutations."""
+        permutation = _composed(outer, inner)
+        if _is_identity(permutation):
+            uses.bypass(outer, [(outer.outputs[0], inner.inputs[0])])
+        else:
+            outer.inputs[0] = inner.inputs[0]
+            outer.attrs["perm"] = permutation
 
 
 def _permutation(node: gs.Node) -> list[int] | None:
@@ -83,9 +70,3 @@ def _composed(outer: gs.Node, inner: gs.Node) -> list[int]:
 
 def _is_identity(permutation: list[int]) -> bool:
     return permutation == list(range(len(permutation)))
-
-
-def _why_keep(uses: Uses, outer: gs.Node, inner: gs.Node) -> str:
-    if not _is_identity(_composed(outer, inner)):
-        return ""
-    return uses.why_keep(outer, outer.outputs[0], inner.inputs[0])

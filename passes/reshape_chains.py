@@ -14,59 +14,46 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
-from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.patterns import Uses, is_operator, producer, same_type, scopes, static_shape, summary
-from lepton_compile.target import Target
+from lepton_compile.rewriting.pairs import PairMerging
+from lepton_compile.rewriting.passes import Stage
+from lepton_compile.rewriting.patterns import Uses, is_operator, producer, same_type, scopes, static_shape
 
 
 @dataclass(frozen=True)
-class ReshapeChains(Pass):
+class ReshapeChains(PairMerging):
     """Let one Reshape do what a chain of Reshape, Flatten, Squeeze and Unsqueeze does."""
 
     name = "reshape_chains"
     stage = Stage.CANONICALISE
     after = ("cancelling_transposes",)
 
-    def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
-        """Propose where a node that changes the shape alone reads another."""
-        uses = Uses(graph)
-        found: list[str] = []
-        refusals: list[str] = []
-        for outer, inner in _chains(graph):
-            if why := _why_keep(uses, outer, inner):
-                refusals.append(f"{outer.name}: undoes {inner.name}, but {why}")
-            else:
-                found.append(f"{inner.name} and {outer.name}")
-        if not found:
-            return Decline("no two nodes in a row change the shape alone", tuple(refusals))
-        return Proposal(self, f"{len(found)} pairs become one: {summary(found)}", tuple(refusals))
+    nothing = "no two nodes in a row change the shape alone"
+    merged = "become one"
+    undone = "undoes"
 
-    def run(self, graph: Graph, context: Context) -> Graph:
-        """Merge them, the first of a chain first; an inner node that others read stays for those."""
-        uses = Uses(graph)
-        for outer, inner in list(_chains(graph)):
-            # An earlier pair may have cancelled, and this one's inner node with it.
-            if not any(node is inner for node in outer.inputs[0].inputs) or _why_keep(uses, outer, inner):
-                continue
-            source, output = inner.inputs[0], outer.outputs[0]
-            if same_type(source, output):
-                uses.bypass(outer, [(output, source)])
-            else:
-                shape = np.array(static_shape(output), dtype=np.int64)
-                outer.inputs = [source, gs.Constant(uses.fresh_name(f"{outer.name}_shape"), shape)]
-                outer.op, outer.attrs = "Reshape", {}
-            if not inner.outputs[0].outputs and not uses.is_output(inner.outputs[0]):
-                uses.remove([inner])
-        return graph
+    def pairs(self, graph: Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
+        """Nodes that change the shape alone with one that does so before."""
+        for scope in scopes(graph):
+            for node in scope.nodes:
+                if _keeps_order(node):
+                    inner = producer(node.inputs[0])
+                    if inner is not None and _keeps_order(inner):
+                        yield node, inner
 
+    def why_keep(self, uses: Uses, outer: gs.Node, inner: gs.Node) -> str:
+        """Only a pair that gives the first shape again takes a tensor away."""
+        source, output = inner.inputs[0], outer.outputs[0]
+        return uses.why_keep(outer, output, source) if same_type(source, output) else ""
 
-def _chains(graph: Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            if _keeps_order(node):
-                inner = producer(node.inputs[0])
-                if inner is not None and _keeps_order(inner):
-                    yield node, inner
+    def merge(self, uses: Uses, outer: gs.Node, inner: gs.Node) -> None:
+        """Let one Reshape do what both did."""
+        source, output = inner.inputs[0], outer.outputs[0]
+        if same_type(source, output):
+            uses.bypass(outer, [(output, source)])
+        else:
+            shape = np.array(static_shape(output), dtype=np.int64)
+            outer.inputs = [source, gs.Constant(uses.fresh_name(f"{outer.name}_shape"), shape)]
+            outer.op, outer.attrs = "Reshape", {}
 
 
 def _keeps_order(node: gs.Node) -> bool:
@@ -81,8 +68,3 @@ def _keeps_order(node: gs.Node) -> bool:
     permutation = [int(axis) for axis in node.attrs.get("perm", reversed(range(len(before))))]
     moved = [axis for axis in permutation if before[axis] != 1]
     return moved == sorted(moved)
-
-
-def _why_keep(uses: Uses, outer: gs.Node, inner: gs.Node) -> str:
-    source, output = inner.inputs[0], outer.outputs[0]
-    return uses.why_keep(outer, output, source) if same_type(source, output) else ""
