@@ -22,10 +22,14 @@ class Machine:
     Attributes:
         lanes: float32 values in a vector register.
         registers: Vector registers.
+        l2_bytes: Size of the level-2 cache of a core.
+        threads: Threads that share a kernel's work.
     """
 
     lanes: int
     registers: int
+    l2_bytes: int = 512 * 1024
+    threads: int = 1
 
 
 @dataclass(frozen=True)

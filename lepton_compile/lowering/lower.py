@@ -55,7 +55,13 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
     """
     _require_supported(graph)
     _require_addressable(graph)
-    machine = Machine(lanes=target.vector_bytes // 4, registers=target.vector_registers)
+    resources = target.resources
+    machine = Machine(
+        lanes=target.vector_bytes // 4,
+        registers=target.vector_registers,
+        l2_bytes=resources.l2_bytes,
+        threads=resources.threads,
+    )
     # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
