@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ from lepton_compile.kernels.register_tile import MULTIPLIERS, STREAM_BYTES, Tile
 from lepton_compile.kernels.toom_cook import PAIRS, Filter, Row, minimal_filter
 from lepton_compile.kernels.window import Window
 
-# Outputs of a transform along an axis. Six would save a tenth more on large maps, for weights twice as large and errors
-# four times as large.
-TILE_OUTPUTS = (2, 4)
+# Outputs of a transform along an axis. Six of three taps would save a tenth more on large maps, for weights twice as
+# large and errors four times as large.
+MOST_OUTPUTS = 5
 # Chunks of tiles whose data stay in this share of the level-2 cache, beside the weights that stream through it.
 CACHE_SHARE = 0.6
 # Cycles of loading or storing a vector, in operations.
@@ -35,19 +35,15 @@ LOCAL_BYTES = 900_000
 
 
 @dataclass(frozen=True)
-class Winograd:
-    """The shapes of a convolution by minimal filtering, and how it is cut.
+class ConvolutionShape:
+    """A convolution.
 
     Attributes:
         batch: Images.
         inputs: Input channels of one group.
         outputs: Output channels of one group.
-        groups: Groups; more than one only if both of these fill whole vectors.
-        windows: One per spatial axis, of stride and dilation 1.
-        filters: The transform of each spatial axis.
-        tile: The register tile of the products: its columns are tiles of the output.
-        chunk: Output tiles that go through together; a multiple of the register tile's columns.
-        staged: Whether the input is transformed by a kernel of its own.
+        groups: Groups.
+        windows: One per spatial axis.
     """
 
     batch: int
@@ -55,6 +51,24 @@ class Winograd:
     outputs: int
     groups: int
     windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """A convolution by minimal filtering, and how it is cut.
+
+    A stride of s along an axis makes s convolutions of stride one of it, whose results are added: one for each residue
+    of the input's position by s, with every s-th tap. They are taken as further input channels, `phases` of each.
+
+    Attributes:
+        shape: The convolution, of dilation 1; several groups only if their channels fill whole vectors.
+        filters: The transform of each spatial axis.
+        tile: The register tile of the products: its columns are tiles of the output.
+        chunk: Output tiles that go through together; a multiple of the register tile's columns.
+        staged: Whether the input is transformed by a kernel of its own.
+    """
+
+    shape: ConvolutionShape
     filters: tuple[Filter, ...]
     tile: TileShape
     chunk: int
@@ -66,17 +80,22 @@ class Winograd:
         return math.prod(transform.points for transform in self.filters)
 
     @property
+    def phases(self) -> int:
+        """Convolutions of stride one that are added."""
+        return math.prod(window.stride for window in self.shape.windows)
+
+    @property
     def tiles_per_axis(self) -> tuple[int, ...]:
         """Tiles of one image along each axis, the last one perhaps overhanging."""
         return tuple(
             -(-window.positions // transform.outputs)
-            for window, transform in zip(self.windows, self.filters, strict=True)
+            for window, transform in zip(self.shape.windows, self.filters, strict=True)
         )
 
     @property
     def tiles(self) -> int:
         """Tiles of all images."""
-        return self.batch * math.prod(self.tiles_per_axis)
+        return self.shape.batch * math.prod(self.tiles_per_axis)
 
     @property
     def chunks(self) -> int:
@@ -84,8 +103,12 @@ class Winograd:
         return -(-self.tiles // self.chunk)
 
     def input_blocks(self, lanes: int) -> int:
-        """Vectors of input channels of all groups."""
-        return self.groups * -(-self.inputs // lanes)
+        """Vectors of input channels: of all groups and phases."""
+        return self.shape.groups * self.phases * -(-self.shape.inputs // lanes)
+
+    def output_tiles(self, lanes: int) -> int:
+        """Tiles of blocks of output channels in a group."""
+        return -(-self.shape.outputs // (lanes * self.tile.blocks))
 
     def __str__(self) -> str:
         outputs = "x".join(str(transform.outputs) for transform in self.filters)
@@ -93,20 +116,34 @@ class Winograd:
         return f"winograd {outputs} {plan}, tile {self.tile.columns}x{self.tile.blocks}, chunks of {self.chunk}"
 
 
-def packed_shape(shapes: Winograd, machine: Machine) -> tuple[int, ...]:
-    """Shape of the transformed weights: [group][tile of blocks][point][input][block in tile][output lane]."""
-    tiles = -(-shapes.outputs // (machine.lanes * shapes.tile.blocks))
-    return (shapes.groups, tiles, shapes.points, shapes.inputs, shapes.tile.blocks, machine.lanes)
+def packed_shape(plan: Winograd, machine: Machine) -> tuple[int, ...]:
+    """Shape of the transformed weights: [group][tile of blocks][point][phase and input][block in tile][output lane]."""
+    inputs = plan.phases * plan.shape.inputs
+    tiles = plan.output_tiles(machine.lanes)
+    return (plan.shape.groups, tiles, plan.points, inputs, plan.tile.blocks, machine.lanes)
 
 
-def pack_weights(weights: npt.NDArray[np.float32], shapes: Winograd, machine: Machine) -> npt.NDArray[np.float32]:
+def pack_weights(weights: npt.NDArray[np.float32], plan: Winograd, machine: Machine) -> npt.NDArray[np.float32]:
     """Transform and pack weights of shape (outputs * groups, inputs, taps...), zeros where a block has no channel."""
-    groups, tiles, points, inputs, blocks, lanes = packed_shape(shapes, machine)
-    transformed = transform_weights(weights, shapes.filters).reshape(groups, shapes.outputs, inputs, points)
+    groups, tiles, points, inputs, blocks, lanes = packed_shape(plan, machine)
+    strides = [window.stride for window in plan.shape.windows]
+    transformed = transform_weights(split_phases(weights, strides), plan.filters)
     padded = np.zeros((groups, tiles * blocks * lanes, inputs, points), np.float32)
-    padded[:, : shapes.outputs] = transformed
+    padded[:, : plan.shape.outputs] = transformed.reshape(groups, plan.shape.outputs, inputs, points)
     split = padded.reshape(groups, tiles, blocks, lanes, inputs, points)
     return np.ascontiguousarray(split.transpose(0, 1, 5, 4, 2, 3))
+
+
+def split_phases(weights: npt.NDArray[np.float32], strides: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Every s-th tap as an input channel of its own: (outputs, phases * inputs, taps...), zeros past the last tap."""
+    outputs, inputs, *kernel = weights.shape
+    taps = [-(-k // stride) for k, stride in zip(kernel, strides, strict=True)]
+    grown = [(0, t * stride - k) for t, stride, k in zip(taps, strides, kernel, strict=True)]
+    padded = np.pad(weights, [(0, 0), (0, 0), *grown])
+    split = padded.reshape(outputs, inputs, *(size for pair in zip(taps, strides, strict=True) for size in pair))
+    rank = len(kernel)
+    axes = [0, *(3 + 2 * axis for axis in range(rank)), 1, *(2 + 2 * axis for axis in range(rank))]
+    return split.transpose(axes).reshape(outputs, math.prod(strides) * inputs, *taps)
 
 
 def transform_weights(weights: npt.NDArray[np.float32], filters: Sequence[Filter]) -> npt.NDArray[np.float64]:
@@ -118,14 +155,14 @@ def transform_weights(weights: npt.NDArray[np.float32], filters: Sequence[Filter
     return transformed
 
 
-def transformed_shape(shapes: Winograd, machine: Machine) -> tuple[int, ...]:
+def transformed_shape(plan: Winograd, machine: Machine) -> tuple[int, ...]:
     """Shape of the transformed input of a staged convolution: [chunk][point][input block and tile][lane]."""
-    return (shapes.chunks, shapes.points, _odd(shapes.input_blocks(machine.lanes) * shapes.chunk), machine.lanes)
+    return (plan.chunks, plan.points, _odd(plan.input_blocks(machine.lanes) * plan.chunk), machine.lanes)
 
 
-def product_rows(shapes: Winograd) -> int:
+def product_rows(plan: Winograd) -> int:
     """Rows of one point of the products of a chunk of tiles with a tile of output channels."""
-    return _odd(shapes.tile.blocks * shapes.chunk)
+    return _odd(plan.tile.blocks * plan.chunk)
 
 
 def _odd(rows: int) -> int:
@@ -133,71 +170,59 @@ def _odd(rows: int) -> int:
     return rows | 1
 
 
-def plans(
-    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
-) -> Iterator[Winograd]:
+def plans(shape: ConvolutionShape, machine: Machine) -> Iterator[Winograd]:
     """The ways to compute a convolution by minimal filtering that are worth a look; none where it does not apply.
 
-    It takes strides and dilations of one, at least one axis of several taps, and groups that fill whole vectors.
+    It takes a dilation of one, windows that overlap or touch, an axis of several taps at least, and groups whose
+    channels fill whole vectors.
     """
-    if any((w.stride, w.dilation) != (1, 1) for w in windows):
+    if any(window.dilation > 1 or window.kernel < window.stride for window in shape.windows):
         return
-    if groups > 1 and (inputs % machine.lanes or outputs % machine.lanes):
+    if shape.groups > 1 and (shape.inputs % machine.lanes or shape.outputs % machine.lanes):
         return
-    for filters in itertools.product(*(list(_filters_of(window)) for window in windows)):
-        if len({transform.outputs for transform in filters if transform.taps > 1}) != 1:
-            continue  # none, or of different sizes
+    for filters in itertools.product(*(list(_filters_of(window)) for window in shape.windows)):
+        if len({transform.points for transform in filters if transform.taps > 1}) != 1:
+            continue  # none, or of different precision
         for staged in (False, True):
             best = min(
-                _cuts(batch, inputs, outputs, groups, tuple(windows), filters, machine, staged),
-                key=lambda shapes: (cycles(shapes, machine), shapes.chunks, shapes.tile.columns),
+                _cuts(Winograd(shape, filters, TileShape(1, 1), 1, staged), machine),
+                key=lambda plan: (cycles(plan, machine), plan.chunks, plan.tile.columns),
                 default=None,
             )
             if best is not None and _addressable(best, machine):
                 yield best
 
 
-def _addressable(shapes: Winograd, machine: Machine) -> bool:
+def _addressable(plan: Winograd, machine: Machine) -> bool:
     """Kernels count elements in 32 bits."""
-    transformed = math.prod(transformed_shape(shapes, machine)) if shapes.staged else 0
-    return max(math.prod(packed_shape(shapes, machine)), transformed) < 2**31
+    transformed = math.prod(transformed_shape(plan, machine)) if plan.staged else 0
+    return max(math.prod(packed_shape(plan, machine)), transformed) < 2**31
 
 
 def _filters_of(window: Window) -> Iterator[Filter]:
+    taps = -(-window.kernel // window.stride)
     if window.kernel == 1:
         yield minimal_filter(1, 1)
-        return
-    for outputs in TILE_OUTPUTS:
-        if outputs + window.kernel - 1 in PAIRS and outputs < window.positions + 2:
-            yield minimal_filter(outputs, window.kernel)
+    if taps > 1:
+        for points in PAIRS:
+            outputs = points - taps + 1
+            if 2 <= outputs <= min(MOST_OUTPUTS, window.positions + 1):
+                yield minimal_filter(outputs, taps)
 
 
-def _cuts(
-    batch: int,
-    inputs: int,
-    outputs: int,
-    groups: int,
-    windows: tuple[Window, ...],
-    filters: tuple[Filter, ...],
-    machine: Machine,
-    staged: bool,
-) -> Iterator[Winograd]:
+def _cuts(whole: Winograd, machine: Machine) -> Iterator[Winograd]:
     """Register tiles and chunks that fit the registers, the cache and the stack."""
-    whole = Winograd(batch, inputs, outputs, groups, windows, filters, TileShape(1, 1), 1, staged)
-    output_blocks = -(-outputs // machine.lanes)
     row = machine.lanes * 4 * whole.points
-    for blocks in range(1, min(output_blocks, machine.registers // 2) + 1):
+    for blocks in range(1, min(whole.output_tiles(machine.lanes), machine.registers // 2) + 1):
         for columns in range(1, min(whole.tiles, (machine.registers - blocks - 1) // blocks) + 1):
-            each = row * (blocks + (0 if staged else whole.input_blocks(machine.lanes)))
+            each = row * (blocks + (0 if whole.staged else whole.input_blocks(machine.lanes)))
             fit = min(int(machine.l2_bytes * CACHE_SHARE), LOCAL_BYTES) // each // columns * columns
             if not fit:
                 continue
-            for count in _even_cuts(whole.tiles, fit, machine.threads if not staged else 1):
+            for count in _even_cuts(whole.tiles, fit, 1 if whole.staged else machine.threads):
                 chunk = math.ceil(math.ceil(whole.tiles / count) / columns) * columns
                 if chunk <= fit:
-                    yield Winograd(
-                        batch, inputs, outputs, groups, windows, filters, TileShape(columns, blocks), chunk, staged
-                    )
+                    yield replace(whole, tile=TileShape(columns, blocks), chunk=chunk)
 
 
 def _even_cuts(tiles: int, fit: int, threads: int) -> Iterator[int]:
@@ -208,25 +233,24 @@ def _even_cuts(tiles: int, fit: int, threads: int) -> Iterator[int]:
             yield min(count, tiles)
 
 
-def cycles(shapes: Winograd, machine: Machine) -> float:
+def cycles(plan: Winograd, machine: Machine) -> float:
     """Predicted cycles of one core: the products, or their weights' way from memory, and the transforms."""
-    output_blocks = -(-shapes.outputs // machine.lanes)
-    output_tiles = -(-output_blocks // shapes.tile.blocks)
-    last = shapes.tiles - (shapes.chunks - 1) * shapes.chunk
-    columns = (shapes.chunks - 1) * (shapes.chunk // shapes.tile.columns) + -(-last // shapes.tile.columns)
-    each = step_cycles(shapes.tile.columns, shapes.tile.blocks)
-    products = shapes.groups * output_tiles * shapes.points * columns * shapes.inputs * each
-    weights = math.prod(packed_shape(shapes, machine)) * 4
+    groups, output_tiles, points, channels, *_ = packed = packed_shape(plan, machine)
+    last = plan.tiles - (plan.chunks - 1) * plan.chunk
+    columns = (plan.chunks - 1) * (plan.chunk // plan.tile.columns) + -(-last // plan.tile.columns)
+    each = step_cycles(plan.tile.columns, plan.tile.blocks)
+    products = groups * output_tiles * points * columns * channels * each
+    weights = math.prod(packed) * 4
     # What a loop over chunks reads again, a fused kernel's weights or those of a tile of output channels, it reads from
     # where it fits.
-    again = weights // (shapes.groups * output_tiles) if shapes.staged else weights
-    streamed = weights * (1 if again < machine.l2_bytes * (1 - CACHE_SHARE) else shapes.chunks)
-    inputs = shapes.tiles * shapes.input_blocks(machine.lanes)
-    if shapes.staged:
+    again = weights // (groups * output_tiles) if plan.staged else weights
+    streamed = weights * (1 if again < machine.l2_bytes * (1 - CACHE_SHARE) else plan.chunks)
+    inputs = plan.tiles * plan.input_blocks(machine.lanes)
+    if plan.staged:
         # V is written, and read by every tile of output channels, from where it fits.
-        streamed += shapes.points * inputs * machine.lanes * 4 * (1 + output_tiles) // 2
-    transforms = inputs * analysis_cycles(shapes.filters)
-    transforms += shapes.tiles * shapes.groups * output_blocks * synthesis_cycles(shapes.filters)
+        streamed += points * inputs * machine.lanes * 4 * (1 + output_tiles) // 2
+    outputs = plan.tiles * groups * -(-plan.shape.outputs // machine.lanes)
+    transforms = inputs * analysis_cycles(plan.filters) + outputs * synthesis_cycles(plan.filters)
     return max(products, streamed / STREAM_BYTES) + transforms
 
 

@@ -17,33 +17,44 @@ from lepton_compile.kernels import winograd
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.window import Window
-from lepton_compile.kernels.winograd_plan import Winograd, cycles, pack_weights, plans, transformed_shape
+from lepton_compile.kernels.winograd_plan import (
+    ConvolutionShape,
+    Winograd,
+    cycles,
+    pack_weights,
+    plans,
+    transformed_shape,
+)
 
 Run = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A Conv node of strides and dilations of one: `inputs` and `outputs` are channels of one group."""
+    """A Conv node of dilations of one: `inputs` and `outputs` are channels of one group."""
 
     inputs: int
     outputs: int
     size: tuple[int, ...]
     kernel: tuple[int, ...]
     pads: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
     groups: int = 1
     batch: int = 1
 
     def windows(self) -> list[Window]:
         rank = len(self.size)
-        pads = self.pads or (0,) * (2 * rank)
-        return [
-            Window(size, size + pads[axis] + pads[axis + rank] - kernel + 1, kernel, pad=pads[axis])
+        pads, strides = self.pads or (0,) * (2 * rank), self.strides or (1,) * rank
+        positions = [
+            (size + pads[axis] + pads[axis + rank] - kernel) // strides[axis] + 1
             for axis, (size, kernel) in enumerate(zip(self.size, self.kernel, strict=True))
         ]
+        facts = zip(self.size, positions, self.kernel, strides, pads[:rank], strict=True)
+        return [Window(size, count, kernel, stride, 1, pad) for size, count, kernel, stride, pad in facts]
 
     def plans(self, machine: Machine) -> list[Winograd]:
-        return list(plans(self.batch, self.inputs, self.outputs, self.groups, self.windows(), machine))
+        shape = ConvolutionShape(self.batch, self.inputs, self.outputs, self.groups, tuple(self.windows()))
+        return list(plans(shape, machine))
 
 
 def check(case: Case, shapes: Winograd, machine: Machine, run: Run) -> None:
@@ -53,7 +64,8 @@ def check(case: Case, shapes: Winograd, machine: Machine, run: Run) -> None:
     scale = 1 / math.sqrt(case.inputs * math.prod(case.kernel))
     w = scale * rng.standard_normal((outputs, case.inputs, *case.kernel), dtype=np.float32)
     bias = rng.standard_normal((1, outputs) + (1,) * rank, dtype=np.float32)
-    expected = onnx_node("Conv", x, w, pads=list(case.pads) or [0] * (2 * rank), group=case.groups)
+    pads, strides = list(case.pads) or [0] * (2 * rank), list(case.strides) or [1] * rank
+    expected = onnx_node("Conv", x, w, pads=pads, strides=strides, group=case.groups)
     residual = rng.standard_normal(expected.shape, dtype=np.float32)
     expected = np.maximum(expected + bias + residual, 0)
 
@@ -101,6 +113,10 @@ SHAPES = {
     "volume": Case(8, 8, (5, 6, 7), (3, 3, 3), (1, 1, 1, 1, 1, 1)),
     "groups": Case(16, 32, (9, 9), (3, 3), (1, 1, 1, 1), groups=2),
     "batch": Case(8, 16, (6, 10), (3, 3), (1, 1, 1, 1), batch=3),
+    "strided": Case(19, 16, (15, 12), (3, 3), (1, 1, 1, 1), (2, 2)),
+    "strided seven taps": Case(3, 8, (23, 19), (7, 7), (3, 3, 3, 3), (2, 2)),
+    "strided unevenly": Case(8, 8, (9, 13), (5, 3), (2, 0, 1, 2), (3, 1)),
+    "strided groups": Case(8, 16, (9, 9), (5, 5), (0, 0, 0, 0), (2, 2), groups=2, batch=2),
     "wide padding": Case(8, 8, (5, 5), (3, 3), (4, 4, 4, 4)),
 }
 
@@ -125,6 +141,7 @@ def cases(draw: st.DrawFn) -> Case:
     rank = draw(st.integers(1, 2))
     kernel = tuple(draw(st.sampled_from((1, 3, 5))) for _ in range(rank))
     assume(set(kernel) != {1})
+    strides = tuple(draw(st.integers(1, min(k, 3))) for k in kernel)
     pads = tuple(draw(st.integers(0, 4)) for _ in range(2 * rank))
     return Case(
         inputs=draw(st.integers(1, 20)),
@@ -132,6 +149,7 @@ def cases(draw: st.DrawFn) -> Case:
         size=tuple(max(1, k - pads[a] - pads[a + rank]) + draw(st.integers(0, 14)) for a, k in enumerate(kernel)),
         kernel=kernel,
         pads=pads,
+        strides=strides,
         batch=draw(st.integers(1, 2)),
     )
 
@@ -151,14 +169,14 @@ def test_any_shape_in_chunks_of_any_size(case: Case, choice: int, columns: int, 
     "windows",
     [
         [Window(9, 9, 1), Window(9, 9, 1)],
-        [Window(9, 5, 3, stride=2, pad=1), Window(9, 5, 3, stride=2, pad=1)],
+        [Window(9, 3, 3, stride=3), Window(9, 3, 3, stride=3)],
         [Window(9, 9, 3, dilation=2, pad=2), Window(9, 9, 3, dilation=2, pad=2)],
         [Window(19, 19, 9, pad=4), Window(19, 19, 9, pad=4)],
     ],
-    ids=["pixels", "strided", "dilated", "nine taps"],
+    ids=["pixels", "no overlap", "dilated", "nine taps"],
 )
 def test_what_it_does_not_take(windows: list[Window]) -> None:
-    assert not list(plans(1, 16, 16, 1, windows, Machine(8, 16)))
+    assert not list(plans(ConvolutionShape(1, 16, 16, 1, tuple(windows)), Machine(8, 16)))
 
 
 def test_groups_have_to_fill_vectors() -> None:

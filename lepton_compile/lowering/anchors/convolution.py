@@ -12,9 +12,9 @@ from lepton_compile.kernels import winograd
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
+from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans, transformed_shape
 from lepton_compile.kernels.winograd_plan import cycles as winograd_cycles
 from lepton_compile.kernels.winograd_plan import pack_weights as pack_winograd
-from lepton_compile.kernels.winograd_plan import plans, transformed_shape
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -67,9 +67,9 @@ def convolution(
         few = channels < FEW_CHANNELS and scope.is_plain(x)
         source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
         image = Source(x, source.layout)
-        facts = (batch, per_group, outputs // groups, groups, windows, machine)
-        direct = conv.convolution_of(*facts)
-        fast = [] if few or known is None else list(plans(*facts))
+        shape = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+        direct = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        fast = [] if few or known is None else list(plans(shape, machine))
         best = min(fast, key=lambda shapes: winograd_cycles(shapes, machine), default=None)
         if best is None or winograd_cycles(best, machine) >= conv.cycles(direct, machine):
             definition = conv.convolution(direct, image, epilogue, machine)
