@@ -28,9 +28,10 @@ if TYPE_CHECKING:
         TargetError,
         load,
     )
-    from lepton_compile.target import Resources, Target, list_targets, resolve_target, sense_host
+    from lepton_compile.target import Budget, Resources, Target, list_targets, resolve_target, sense_host
 
 __all__ = [
+    "Budget",
     "BudgetError",
     "BuildError",
     "CompiledModel",
@@ -76,7 +77,7 @@ _MODULES = {
         "TargetError",
         "load",
     ),
-    "lepton_compile.target": ("Resources", "Target", "list_targets", "resolve_target", "sense_host"),
+    "lepton_compile.target": ("Budget", "Resources", "Target", "list_targets", "resolve_target", "sense_host"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,7 +19,7 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
     function,
@@ -142,16 +142,18 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     """Predicted cycles of one core: the steps of all tiles, or the weights' way from memory."""
     columns = shapes.tile.columns
     if shapes.flat:
-        taps, rows, length = 1, 1, shapes.pixels
+        taps, seen, length = 1, 1, shapes.pixels
     else:
         *outer, last = shapes.windows
-        rows = math.prod(sum(window.seen(p) for p in range(window.positions)) for window in outer)
+        seen = math.prod(sum(window.seen(p) for p in range(window.positions)) for window in outer)
         taps, length = last.kernel, last.positions
     full, tail = divmod(length, columns)
     row = full * step_cycles(columns, shapes.tile.blocks) + (step_cycles(tail, shapes.tile.blocks) if tail else 0)
     packed = packed_shape(shapes, machine)
-    steps = shapes.batch * shapes.groups * packed[1] * rows * taps * shapes.inputs * row
-    return max(steps, math.prod(packed) * 4 / STREAM_BYTES)
+    steps = shapes.batch * shapes.groups * packed[1] * seen * taps * shapes.inputs * row
+    rows = -(-shapes.pixels // columns) if shapes.flat else math.prod(w.positions for w in shapes.windows[:-1])
+    blocks = shapes.batch * shapes.groups * packed[1] * rows
+    return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
 
 
 def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> Definition:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compile.kernels.kernel import Machine
-from lepton_compile.kernels.register_tile import MULTIPLIERS, STREAM_BYTES, TileShape, step_cycles
+from lepton_compile.kernels.kernel import Machine, imbalance
+from lepton_compile.kernels.register_tile import L2_BYTES, MULTIPLIERS, STREAM_BYTES, TileShape, step_cycles
 from lepton_compile.kernels.toom_cook import PAIRS, Filter, Row, minimal_filter
 from lepton_compile.kernels.window import Window
 
@@ -30,6 +31,8 @@ MOST_OUTPUTS = 5
 CACHE_SHARE = 0.6
 # Cycles of loading or storing a vector, in operations.
 MOVE_CYCLES = 1.5
+# Tiles and output channels on which the error is estimated.
+SAMPLED = 16
 # What the local buffers of a kernel may take of a thread's stack.
 LOCAL_BYTES = 900_000
 
@@ -148,11 +151,39 @@ def split_phases(weights: npt.NDArray[np.float32], strides: Sequence[int]) -> np
 
 def transform_weights(weights: npt.NDArray[np.float32], filters: Sequence[Filter]) -> npt.NDArray[np.float64]:
     """G g G^T of weights of shape (outputs, inputs, taps...): (outputs, inputs, points...), in double precision."""
-    transformed = weights.astype(np.float64)
-    for axis, transform in enumerate(filters, 2):
-        moved = np.tensordot(transformed, transform.kernel_matrix(), axes=(axis, 1))
-        transformed = np.moveaxis(moved, -1, axis)
-    return transformed
+    return _along_axes([transform.kernel_matrix() for transform in filters], weights.astype(np.float64))
+
+
+def expected_error(weights: npt.NDArray[np.float32], plan: Winograd) -> float:
+    """Relative error (2-norm) in float32 with these weights, on a sample of normally distributed inputs.
+
+    Args:
+        weights: (outputs, inputs, taps...), as `pack_weights` takes them.
+        plan: How they are used.
+    """
+    sample = split_phases(weights[:SAMPLED], [window.stride for window in plan.shape.windows])
+    extents = [transform.points for transform in plan.filters]
+    inputs = np.random.default_rng(0).standard_normal((SAMPLED, sample.shape[1], *extents), dtype=np.float32)
+
+    def computed(dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
+        analysis = [np.array(transform.analysis, dtype) for transform in plan.filters]
+        synthesis = [np.array(transform.synthesis, dtype) for transform in plan.filters]
+        u = transform_weights(sample, plan.filters).astype(dtype).reshape(*sample.shape[:2], -1)
+        v = _along_axes(analysis, inputs.astype(dtype)).reshape(*inputs.shape[:2], -1)
+        # Points in front, so that each is a matrix product.
+        products = np.moveaxis(np.moveaxis(v, 2, 0) @ np.moveaxis(u, (2, 1), (0, 1)), 0, 2)
+        return _along_axes(synthesis, products.reshape(SAMPLED, len(sample), *extents))
+
+    exact = computed(np.float64)
+    size = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(computed(np.float32) - exact)) / size if size else 0.0
+
+
+def _along_axes(matrices: Sequence[npt.NDArray[Any]], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Every axis from the third on, multiplied by its matrix."""
+    for axis, matrix in enumerate(matrices, 2):
+        values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
+    return values
 
 
 def transformed_shape(plan: Winograd, machine: Machine) -> tuple[int, ...]:
@@ -219,18 +250,16 @@ def _cuts(whole: Winograd, machine: Machine) -> Iterator[Winograd]:
             fit = min(int(machine.l2_bytes * CACHE_SHARE), LOCAL_BYTES) // each // columns * columns
             if not fit:
                 continue
-            for count in _even_cuts(whole.tiles, fit, 1 if whole.staged else machine.threads):
+            for count in _counts(whole.tiles, fit, machine.threads):
                 chunk = math.ceil(math.ceil(whole.tiles / count) / columns) * columns
                 if chunk <= fit:
                     yield replace(whole, tile=TileShape(columns, blocks), chunk=chunk)
 
 
-def _even_cuts(tiles: int, fit: int, threads: int) -> Iterator[int]:
-    """Numbers of chunks: as few as fit, and a few more; multiples of the threads."""
+def _counts(tiles: int, fit: int, threads: int) -> Iterable[int]:
+    """Numbers of chunks to try: as few as fit, and more, so that some divide among the threads."""
     fewest = -(-tiles // fit)
-    for count in range(fewest, fewest + 2 * threads + 2):
-        if count % threads == 0 or count > 4 * threads:
-            yield min(count, tiles)
+    return (count for count in range(fewest, fewest + 2 * threads + 1) if count <= tiles)
 
 
 def cycles(plan: Winograd, machine: Machine) -> float:
@@ -240,18 +269,28 @@ def cycles(plan: Winograd, machine: Machine) -> float:
     columns = (plan.chunks - 1) * (plan.chunk // plan.tile.columns) + -(-last // plan.tile.columns)
     each = step_cycles(plan.tile.columns, plan.tile.blocks)
     products = groups * output_tiles * points * columns * channels * each
+    # Weights are read for every chunk, and in it for every group of columns, from where they fit.
     weights = math.prod(packed) * 4
-    # What a loop over chunks reads again, a fused kernel's weights or those of a tile of output channels, it reads from
-    # where it fits.
-    again = weights // (groups * output_tiles) if plan.staged else weights
-    streamed = weights * (1 if again < machine.l2_bytes * (1 - CACHE_SHARE) else plan.chunks)
+    per_chunk = weights // (groups * output_tiles) if plan.staged else weights
+    per_columns = weights // (groups * output_tiles * points)
+    l2_share = machine.l2_bytes * (1 - CACHE_SHARE)
+    streamed = weights * (1 if per_chunk < l2_share else plan.chunks)
+    repeated = weights * (columns - plan.chunks) if per_columns > machine.l1_bytes / 2 else 0
+    if per_columns > l2_share:
+        streamed, repeated = streamed + repeated, 0
     inputs = plan.tiles * plan.input_blocks(machine.lanes)
-    if plan.staged:
-        # V is written, and read by every tile of output channels, from where it fits.
-        streamed += points * inputs * machine.lanes * 4 * (1 + output_tiles) // 2
     outputs = plan.tiles * groups * -(-plan.shape.outputs // machine.lanes)
     transforms = inputs * analysis_cycles(plan.filters) + outputs * synthesis_cycles(plan.filters)
-    return max(products, streamed / STREAM_BYTES) + transforms
+    if plan.staged:
+        # V is written, and read by every tile of output channels; most of it while the products are computed.
+        transforms += points * inputs * machine.lanes * 4 * (1 + output_tiles) / (4 * STREAM_BYTES)
+    each_thread = imbalance(blocks_of_work(plan, machine), machine)
+    return (max(products, streamed / STREAM_BYTES + repeated / L2_BYTES) + transforms) * each_thread
+
+
+def blocks_of_work(plan: Winograd, machine: Machine) -> int:
+    """Extent of the kernel's parallel loop: chunks, and, of a staged plan, tiles of output channels."""
+    return plan.chunks * (plan.shape.groups * plan.output_tiles(machine.lanes) if plan.staged else 1)
 
 
 def analysis_cycles(filters: Sequence[Filter]) -> float:

@@ -8,13 +8,10 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
-from lepton_compile.kernels import winograd
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
-from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
-from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans, transformed_shape
-from lepton_compile.kernels.winograd_plan import cycles as winograd_cycles
-from lepton_compile.kernels.winograd_plan import pack_weights as pack_winograd
+from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.lowering.anchors import minimal_filtering as filtering
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -54,8 +51,6 @@ def convolution(
     shape = output_shape(operation, batch, outputs, windows)
     depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
 
-    known = scope.literal_or_known(w)
-
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
         if depthwise:
@@ -64,25 +59,15 @@ def convolution(
             weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
             builder.call(definition, [source, weights, *sources], [result], scope.nodes)
             return
-        few = channels < FEW_CHANNELS and scope.is_plain(x)
-        source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
-        image = Source(x, source.layout)
-        shape = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+        problem = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+        known = scope.literal_or_known(w)
         direct = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
-        fast = [] if few or known is None else list(plans(shape, machine))
-        best = min(fast, key=lambda shapes: winograd_cycles(shapes, machine), default=None)
-        if best is None or winograd_cycles(best, machine) >= conv.cycles(direct, machine):
-            definition = conv.convolution(direct, image, epilogue, machine)
-            builder.call(definition, [source, convolution_weights(scope, w, direct), *sources], [result], scope.nodes)
+        few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
+        if known is not None and filtering.emit(scope, problem, direct, x, known, few, epilogue, sources, result):
             return
-        assert known is not None
-        weights = builder.weight(pack_winograd(known, best, machine))
-        if best.staged:
-            transformed = builder.buffer(transformed_shape(best, machine), "float32")
-            builder.call(winograd.input_transform(best, image, machine), [source], [transformed], scope.nodes)
-            source, image = transformed, Source(scope.tensor_of(transformed), PLAIN)
-        definition = winograd.convolution(best, image, epilogue, machine)
-        builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+        source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
+        definition = conv.convolution(direct, Source(x, source.layout), epilogue, machine)
+        builder.call(definition, [source, convolution_weights(scope, w, direct), *sources], [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
 
