@@ -1,15 +1,19 @@
 """Direct convolution in a register tile, over blocked activations.
 
-Weights are packed as [group][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the
+Weights are packed as [set][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the
 order in which the innermost loops read them. Convolutions with a 1x1 kernel and no stride are matrix products over all
 pixels at once; any number of spatial axes is one loop more or less outside the innermost.
+
+A set is a group, if groups are whole blocks of output channels. If not, all channels are one set, and a block is
+computed in one go even where it has channels of several groups: each lane multiplies the input of its own group by the
+weight of its own, so that an infinity or NaN stays in its group, and every store is of a whole vector.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -57,6 +61,7 @@ class Convolution:
         windows: One per spatial axis, in the order of the loops, the innermost last.
         order: Which of the tensor's spatial axes each window is for.
         tile: The register tile.
+        mixed: Whether groups begin inside blocks of output channels.
     """
 
     batch: int
@@ -66,6 +71,7 @@ class Convolution:
     windows: tuple[Window, ...]
     order: tuple[int, ...]
     tile: TileShape
+    mixed: bool = False
 
     @property
     def flat(self) -> bool:
@@ -75,6 +81,21 @@ class Convolution:
     def spatial(self, indices: Sequence[Index]) -> list[Index]:
         """Indices in the order of the loops, put into the order of the tensor's axes."""
         return [indices[self.order.index(axis)] for axis in range(len(self.order))]
+
+    @property
+    def sets(self) -> int:
+        """Runs of output channels that begin at a block."""
+        return 1 if self.mixed else self.groups
+
+    @property
+    def set_outputs(self) -> int:
+        """Output channels of a set."""
+        return self.outputs * self.groups // self.sets
+
+    def groups_of(self, block: int, lanes: int) -> int:
+        """How many groups the output channels of a block belong to."""
+        last = min((block + 1) * lanes, self.set_outputs) - 1
+        return last // self.outputs - block * lanes // self.outputs + 1
 
     @property
     def pixels(self) -> int:
@@ -94,16 +115,18 @@ def convolution_of(
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
-    tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
+    mixed = groups > 1 and outputs % machine.lanes > 0
+    # Neighbouring blocks of mixed groups have no input in common that they are sure to share.
+    tile = choose_tile(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
+    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
     """Shape of the packed weights."""
     lanes = machine.lanes
-    blocks = -(-shapes.outputs // lanes)
+    blocks = -(-shapes.set_outputs // lanes)
     return (
-        shapes.groups,
+        shapes.sets,
         -(-blocks // shapes.tile.blocks),
         -(-shapes.inputs // lanes),
         *(window.kernel for window in shapes.windows),
@@ -115,24 +138,25 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
 
 def pack_weights(weights: npt.NDArray[np.float32], shapes: Convolution, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where a block has no channel."""
-    groups, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
+    sets, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
     weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
-    padded = np.zeros((groups, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
-    padded[:, : shapes.outputs, : shapes.inputs] = weights.reshape(groups, shapes.outputs, shapes.inputs, *kernel)
-    split = padded.reshape(groups, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
+    outputs = shapes.set_outputs
+    padded = np.zeros((sets, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
+    padded[:, :outputs, : shapes.inputs] = weights.reshape(sets, outputs, shapes.inputs, *kernel)
+    split = padded.reshape(sets, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
     axes = range(6, 6 + len(kernel))
     return np.ascontiguousarray(split.transpose(0, 1, 4, *axes, 5, 2, 3))
 
 
 def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) -> te.Tensor:
     """The packing of `pack_weights` as a computation, for weights that are known only at run time."""
-    lanes, blocks = machine.lanes, shapes.tile.blocks
+    lanes, blocks, outputs = machine.lanes, shapes.tile.blocks, shapes.set_outputs
 
     def element(*at: tirx.Expr) -> tirx.Expr:
-        g, tile, ib, *taps, ii, block, lane = at
+        of, tile, ib, *taps, ii, block, lane = at
         output, channel = (tile * blocks + block) * lanes + lane, ib * lanes + ii
-        inside = tirx.all(output < shapes.outputs, channel < shapes.inputs)
-        value = weights(g * shapes.outputs + output, channel, *shapes.spatial(taps))
+        inside = tirx.all(output < outputs, channel < shapes.inputs)
+        value = weights(of * outputs + output, channel, *shapes.spatial(taps))
         return tirx.if_then_else(inside, value, tirx.const(0, str(weights.dtype)))
 
     return te.compute(packed_shape(shapes, machine), element, name="packed")
@@ -150,9 +174,9 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     full, tail = divmod(length, columns)
     row = full * step_cycles(columns, shapes.tile.blocks) + (step_cycles(tail, shapes.tile.blocks) if tail else 0)
     packed = packed_shape(shapes, machine)
-    steps = shapes.batch * shapes.groups * packed[1] * seen * taps * shapes.inputs * row
+    steps = shapes.batch * shapes.sets * packed[1] * seen * taps * shapes.inputs * row
     rows = -(-shapes.pixels // columns) if shapes.flat else math.prod(w.positions for w in shapes.windows[:-1])
-    blocks = shapes.batch * shapes.groups * packed[1] * rows
+    blocks = shapes.batch * shapes.sets * packed[1] * rows
     return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
 
 
@@ -198,14 +222,18 @@ class _Emitter:
         input_size = shapes.inputs * math.prod(window.input for window in shapes.windows)
         rows_outside = weight_size * math.prod(rows) < input_size * self.tiles
         loops = [*rows, self.tiles] if rows_outside else [self.tiles, *rows]
-        extents = [shapes.batch, shapes.groups, *loops]
+        extents = [shapes.batch, shapes.sets, *loops]
         blocks = math.prod(extents)
 
         def block(index: tirx.Expr) -> tirx.Stmt:
-            n, g, *rest = split_index(index, extents)
+            n, of, *rest = split_index(index, extents)
             tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
-            place = _Place(n, g, tile, () if shapes.flat else tuple(at))
-            return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
+
+            def computed(segments: Sequence[_Segment]) -> tirx.Stmt:
+                place = _Place(n, of, tile, tuple(segments), () if shapes.flat else tuple(at))
+                return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
+
+            return self.mixed_block(tile, computed) if shapes.mixed else computed([_Segment(of, 0)])
 
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
@@ -216,6 +244,21 @@ class _Emitter:
             family="convolution",
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
         )
+
+    def mixed_block(self, block: tirx.Expr, computed: Callable[[Sequence[_Segment]], tirx.Stmt]) -> tirx.Stmt:
+        """A block where groups begin inside blocks: code for those of one group, and for those of the most."""
+        shapes, lanes = self.shapes, self.machine.lanes
+        counts = {shapes.groups_of(index, lanes) for index in range(self.tiles)}
+        first = tirx.floordiv(block * lanes, shapes.outputs)
+        segments = []
+        for number in range(max(counts)):
+            group = tirx.min(first + number, shapes.groups - 1) if number else first
+            segments.append(_Segment(group, (first + number) * shapes.outputs - block * lanes))
+        mixed = computed(segments)
+        if min(counts) > 1 or len(segments) == 1:
+            return mixed
+        last = tirx.min((block + 1) * lanes, shapes.set_outputs) - 1
+        return when(last < (first + 1) * shapes.outputs, computed(segments[:1]), mixed)
 
     def row(self, place: _Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
@@ -297,13 +340,18 @@ class _Emitter:
         def step(ii: tirx.Expr) -> tirx.Stmt:
             if isinstance(ii, tirx.Var):
                 self.analyzer.bind(ii, ir.Range(0, self.input_lanes), True)
-            channel = place.group * shapes.inputs + ib * lanes + ii
+
+            def value(t: int, lane: tirx.Expr) -> tirx.Expr:
+                pixel = self.seen(place, begin + t, taps)
+                channels = [segment.group * shapes.inputs + ib * lanes + ii for segment in place.segments]
+                values = [self.inputs.load(self.source.tensor, [place.image, c, *pixel]) for c in channels]
+                chosen = values[0]
+                for segment, other in zip(place.segments[1:], values[1:], strict=True):
+                    chosen = tirx.Select(lane < segment.begin, chosen, other)
+                return chosen
+
             return registers.step(
-                columns,
-                lambda t: self.inputs.load(
-                    self.source.tensor, [place.image, channel, *self.seen(place, begin + t, taps)]
-                ),
-                lambda b, lane: load(self.weights, [place.group, place.tile, ib, *taps, ii, b, lane]),
+                columns, value, lambda b, lane: load(self.weights, [place.set, place.tile, ib, *taps, ii, b, lane])
             )
 
         return serial(extent, step, "ii")
@@ -331,7 +379,7 @@ class _Emitter:
         if isinstance(lane, tirx.Var):
             self.analyzer.bind(lane, ir.Range(0, self.machine.lanes), True)
         first = (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes
-        return place.group * self.shapes.outputs + first + lane
+        return place.set * self.shapes.set_outputs + first + lane
 
     def address(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
         """Where an output element lies."""
@@ -352,30 +400,37 @@ class _Emitter:
         return self.finish(place, b, pixel, lambda lane: load(self.result, self.address(place, b, pixel, lane)))
 
     def store_lanes(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
-        """Store a block of a pixel: a vector, or, where a group starts inside a block, lane by lane."""
-        shapes, lanes = self.shapes, self.machine.lanes
+        """Store a block of a pixel, unless it lies past the last block."""
 
         def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
             return store(self.result, self.address(place, b, pixel, lane), v)
 
-        block = place.tile * shapes.tile.blocks + b
-        if shapes.groups == 1 or shapes.outputs % lanes == 0:
-            output_blocks = -(-shapes.outputs // lanes)
-            whole = vector_store(lanes, value, put)
-            present = output_blocks % shapes.tile.blocks
-            return whole if not present or b < present else when(block < output_blocks, whole)
+        tile_blocks = self.shapes.tile.blocks
+        output_blocks = -(-self.shapes.set_outputs // self.machine.lanes)
+        whole = vector_store(self.machine.lanes, value, put)
+        present = output_blocks % tile_blocks
+        return whole if not present or b < present else when(place.tile * tile_blocks + b < output_blocks, whole)
 
-        def single(lane: tirx.Expr) -> tirx.Stmt:
-            return vector_store(1, lambda _: value(lane), lambda _, v: put(lane, v))
 
-        return serial(tirx.max(0, tirx.min(lanes, shapes.outputs - block * lanes)), single, "lane")
+@dataclass(frozen=True)
+class _Segment:
+    """Neighbouring lanes of a block whose output channels are of one group.
+
+    Attributes:
+        group: The group.
+        begin: The first of the lanes; below 0 or past the last one if the group has others there, or none.
+    """
+
+    group: tirx.Expr
+    begin: tirx.Expr | int
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What the outer loops have settled: image, group, tile of output blocks, and all but the innermost position."""
+    """What the outer loops have settled: image, set and its tile of output blocks, all but the innermost position."""
 
     image: tirx.Expr
-    group: tirx.Expr
+    set: tirx.Expr
     tile: tirx.Expr
+    segments: tuple[_Segment, ...]
     outer: tuple[tirx.Expr, ...]

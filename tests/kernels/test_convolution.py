@@ -124,6 +124,9 @@ SHAPES = {
     "strided past the kernel": Case(16, 16, (13, 13), (2, 2), (3, 3)),
     "groups of blocks": Case(16, 32, (7, 9), (3, 3), pads=(1, 1, 1, 1), groups=2),
     "groups inside blocks": Case(8, 20, (7, 9), (3, 3), pads=(1, 1, 1, 1), groups=3),
+    "groups across blocks": Case(6, 34, (7, 9), (1, 1), groups=4, batch=2),
+    "groups across blocks, strided": Case(5, 19, (9, 8), (3, 2), (2, 2), pads=(1, 0, 1, 1), groups=3),
+    "groups of half blocks": Case(4, 8, (6, 7), (1, 1), groups=6),
     "tiny groups": Case(1, 3, (6, 7), (3, 3), pads=(1, 1, 1, 1), groups=5, batch=2),
     "line": Case(16, 20, (50,), (3,), pads=(1, 1)),
     "volume": Case(9, 20, (5, 6, 7), (3, 2, 3), (1, 2, 1), pads=(1, 0, 1, 1, 1, 1)),
@@ -136,12 +139,15 @@ def test_shapes(case: Case, run) -> None:
     check(case, Machine(8, 16), run)
 
 
-@pytest.mark.parametrize("name", ["tails", "pixels", "groups inside blocks", "few channels"])
+@pytest.mark.parametrize(
+    "name",
+    ["tails", "pixels", "groups inside blocks", "groups across blocks", "groups of half blocks", "few channels"],
+)
 def test_instruction_sets(name: str, machine: Machine, run) -> None:
     check(SHAPES[name], machine, run)
 
 
-@pytest.mark.parametrize("name", ["tails", "pixels", "groups inside blocks", "line"])
+@pytest.mark.parametrize("name", ["tails", "pixels", "groups inside blocks", "groups across blocks", "line"])
 def test_costly_epilogues_come_after_the_tile_is_stored(name: str, run) -> None:
     check(SHAPES[name], Machine(16, 32), run, heavy)
 
@@ -166,7 +172,7 @@ def cases(draw: st.DrawFn) -> Case:
         strides=per_axis(1, 3),
         dilations=dilations,
         pads=pads,
-        groups=draw(st.sampled_from((1, 1, 2, 3))),
+        groups=draw(st.sampled_from((1, 1, 2, 3, 5))),
         batch=draw(st.integers(1, 2)),
         plain_input=draw(st.booleans()),
     )
@@ -191,18 +197,22 @@ def test_weights_that_are_packed_at_run_time_are_packed_alike(groups: int, run) 
     np.testing.assert_array_equal(run(packing, w, output=packed.shape), packed)
 
 
-def test_every_range_of_blocks_is_its_share_of_the_whole(run_ranges: Callable[..., Sequence[np.ndarray]]) -> None:
+@pytest.mark.parametrize(("outputs", "groups"), [(24, 1), (10, 4)])
+def test_every_range_of_blocks_is_its_share_of_the_whole(
+    outputs: int, groups: int, run_ranges: Callable[..., Sequence[np.ndarray]]
+) -> None:
     machine = Machine(8, 16)
-    shapes = convolution_of(2, 8, 24, 1, [Window(10, 10, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(2, 8, outputs, groups, [Window(10, 10, 3, pad=1)] * 2, machine)
     blocked = Layout(machine.lanes)
-    image = te.placeholder((2, 8, 10, 10), "float32", name="image")
-    anchor = te.placeholder((2, 24, 10, 10), "float32", name="anchor")
+    stored = (2, outputs * groups, 10, 10)
+    image = te.placeholder((2, 8 * groups, 10, 10), "float32", name="image")
+    anchor = te.placeholder(stored, "float32", name="anchor")
     definition = convolution(shapes, Source(image, blocked), Epilogue(anchor, anchor, (), blocked), machine)
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 8, 10, 10), dtype=np.float32)
-    w = rng.standard_normal((24, 8, 3, 3), dtype=np.float32)
+    x = rng.standard_normal((2, 8 * groups, 10, 10), dtype=np.float32)
+    w = rng.standard_normal((outputs * groups, 8, 3, 3), dtype=np.float32)
     arrays = [to_blocks(x, 8), pack_weights(w, shapes, machine)]
-    output = [(blocked.physical_shape((2, 24, 10, 10)), "float32")]
+    output = [(blocked.physical_shape(stored), "float32")]
     (whole,) = run_ranges(definition, arrays, output, [(0, definition.blocks)])
     singly = [(block, block + 1) for block in range(definition.blocks)]
     rng.shuffle(singly)
@@ -210,6 +220,24 @@ def test_every_range_of_blocks_is_its_share_of_the_whole(run_ranges: Callable[..
     np.testing.assert_array_equal(parts, whole)
     (half,) = run_ranges(definition, arrays, output, [(0, definition.blocks // 2)])
     assert np.isnan(half).any() and not np.isnan(half).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("outputs", [3, 10, 11])
+def test_what_is_not_finite_stays_in_its_group(outputs: int, bad: float, run) -> None:
+    machine, blocked = Machine(8, 16), Layout(8)
+    shapes = convolution_of(1, 5, outputs, 3, [Window(6, 6, 1)] * 2, machine)
+    image = te.placeholder((1, 15, 6, 6), "float32", name="image")
+    anchor = te.placeholder((1, 3 * outputs, 6, 6), "float32", name="anchor")
+    definition = convolution(shapes, Source(image, blocked), Epilogue(anchor, anchor, (), blocked), machine)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 15, 6, 6), dtype=np.float32)
+    x[0, 5:10] = bad  # the group in the middle
+    w = rng.standard_normal((3 * outputs, 5, 1, 1), dtype=np.float32)
+    packed = pack_weights(w, shapes, machine)
+    actual = run(definition, to_blocks(x, 8), packed, output=blocked.physical_shape((1, 3 * outputs, 6, 6)))
+    finite = np.isfinite(from_blocks(actual, 3 * outputs)).all(axis=(0, 2, 3))
+    np.testing.assert_array_equal(finite, np.repeat([True, False, True], outputs))
 
 
 def test_operations_are_counted_once_per_output() -> None:
