@@ -180,7 +180,9 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
 
 
-def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> Definition:
+def convolution(
+    shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None = None
+) -> Definition:
     """A direct convolution.
 
     Args:
@@ -188,23 +190,26 @@ def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine
         source: The input, of shape (batch, inputs * groups, spatial...), in any layout.
         epilogue: What is stored; its layout is blocked by the machine's lanes.
         machine: The instruction set.
+        order: Which of the source's channels each input channel is, int32; None if they are the same.
 
     Returns:
-        A kernel of the input, the packed weights, the epilogue's sources and the output.
+        A kernel of the input, the packed weights, the order if there is one, the epilogue's sources and the output.
     """
-    return _Emitter(shapes, source, epilogue, machine).definition()
+    return _Emitter(shapes, source, epilogue, machine, order).definition()
 
 
 class _Emitter:
     """The loops of one convolution, from the innermost step to the outermost block."""
 
-    def __init__(self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> None:
-        self.shapes, self.source, self.epilogue, self.machine = shapes, source, epilogue, machine
+    def __init__(
+        self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None
+    ) -> None:
+        self.shapes, self.source, self.epilogue, self.machine, self.order = shapes, source, epilogue, machine, order
         self.analyzer = sym.Analyzer()
         packed = packed_shape(shapes, machine)
         weights = te.placeholder(packed, "float32", name="weights")
-        self.inputs = Operands([source, Source(weights, PLAIN)], self.analyzer)
-        self.others = Operands(epilogue.sources, self.analyzer, first=2)
+        self.inputs = Operands([source, Source(weights, PLAIN), *([order] if order else [])], self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.weights = self.inputs.buffer(weights)
         _, self.tiles, self.input_blocks, *self.kernel, self.input_lanes, _, _ = packed
         shape = shape_of(epilogue.result)
@@ -343,7 +348,9 @@ class _Emitter:
 
             def value(t: int, lane: tirx.Expr) -> tirx.Expr:
                 pixel = self.seen(place, begin + t, taps)
-                channels = [segment.group * shapes.inputs + ib * lanes + ii for segment in place.segments]
+                channels = [
+                    self.stored_channel(segment.group * shapes.inputs + ib * lanes + ii) for segment in place.segments
+                ]
                 values = [self.inputs.load(self.source.tensor, [place.image, c, *pixel]) for c in channels]
                 chosen = values[0]
                 for segment, other in zip(place.segments[1:], values[1:], strict=True):
@@ -355,6 +362,10 @@ class _Emitter:
             )
 
         return serial(extent, step, "ii")
+
+    def stored_channel(self, channel: tirx.Expr) -> tirx.Expr:
+        """The source's channel that an input channel is."""
+        return channel if self.order is None else self.inputs.load(self.order.tensor, [channel])
 
     def seen(self, place: _Place, position: tirx.Expr | int, taps: Sequence[tirx.Expr | int]) -> list[tirx.Expr]:
         """The input pixel that a tap of an output pixel sees."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx_graphsurgeon as gs
+
 from lepton_compile.model import Graph
 from lepton_compile.model.traversal import bodies
 from lepton_compile.rewriting.elementwise import chain_behind
@@ -24,6 +26,10 @@ class AnchoredFusion(Fusion):
 
     anchors: ClassVar[tuple[str, ...]]
 
+    def before(self, anchor: gs.Node, uses: Uses) -> list[gs.Node]:
+        """Nodes whose value an anchor's kernel can compute as it reads it, in order; nothing else may read it."""
+        return []
+
     def find(self, graph: Graph, uses: Uses) -> Iterator[Region | str]:
         """Anchors with the element-wise nodes behind them; the last anchor has the first choice."""
         position = positions(graph)
@@ -35,11 +41,12 @@ class AnchoredFusion(Fusion):
                     continue
                 chain = chain_behind(anchor, uses, position, taken)
                 found += reversed(chain.refusals)
-                if len(chain.nodes) == 1:
+                nodes = [*self.before(anchor, uses), *chain.nodes]
+                if len(nodes) == 1:
                     continue
-                if why := why_not_fuse(uses, chain.nodes):
+                if why := why_not_fuse(uses, nodes):
                     found.append(f"{anchor.name}: {why}")
                 else:
-                    taken |= {id(node) for node in chain.nodes}
-                    found.append(Region(self.kind, anchor.name, tuple(chain.nodes)))
+                    taken |= {id(node) for node in nodes}
+                    found.append(Region(self.kind, anchor.name, tuple(nodes)))
             yield from reversed(found)

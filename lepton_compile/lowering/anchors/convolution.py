@@ -9,9 +9,11 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import minimal_filtering as filtering
+from lepton_compile.lowering.anchors.channel_order import reordered
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -65,9 +67,15 @@ def convolution(
         few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
         if known is not None and filtering.emit(scope, problem, direct, x, known, few, epilogue, sources, result):
             return
-        source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
-        definition = conv.convolution(direct, Source(x, source.layout), epilogue, machine)
-        builder.call(definition, [source, convolution_weights(scope, w, direct), *sources], [result], scope.nodes)
+        image, order, orders = x, None, []
+        if moved := reordered(scope, x):
+            image, indices = moved
+            orders = [builder.weight(indices)]
+            order = Source(scope.constant(indices), PLAIN)
+        source = scope.to_memory(image) if few else scope.in_layout(image, builder.blocked)
+        definition = conv.convolution(direct, Source(image, source.layout), epilogue, machine, order)
+        operands = [source, convolution_weights(scope, w, direct), *orders, *sources]
+        builder.call(definition, operands, [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
 
