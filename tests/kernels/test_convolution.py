@@ -222,6 +222,25 @@ def test_every_range_of_blocks_is_its_share_of_the_whole(
     assert np.isnan(half).any() and not np.isnan(half).all()
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_channels_are_read_in_any_order(groups: int, run) -> None:
+    """Some twice, and others not at all."""
+    machine, blocked = Machine(8, 16), Layout(8)
+    shapes = convolution_of(1, 5, 11, groups, [Window(6, 6, 3, pad=1)] * 2, machine)
+    image = te.placeholder((1, 13, 6, 6), "float32", name="image")
+    anchor = te.placeholder((1, 11 * groups, 6, 6), "float32", name="anchor")
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 13, 5 * groups, dtype=np.int32)
+    order = Source(te.placeholder(indices.shape, "int32", name="order"), PLAIN)
+    definition = convolution(shapes, Source(image, blocked), Epilogue(anchor, anchor, (), blocked), machine, order)
+    x = rng.standard_normal((1, 13, 6, 6), dtype=np.float32)
+    w = rng.standard_normal((11 * groups, 5, 3, 3), dtype=np.float32)
+    packed = pack_weights(w, shapes, machine)
+    expected = onnx_node("Conv", x[:, indices], w, pads=[1, 1, 1, 1], group=groups)
+    actual = run(definition, to_blocks(x, 8), packed, indices, output=blocked.physical_shape(expected.shape))
+    assert_close(from_blocks(actual, 11 * groups), expected)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("outputs", [3, 10, 11])
 def test_what_is_not_finite_stays_in_its_group(outputs: int, bad: float, run) -> None:

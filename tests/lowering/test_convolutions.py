@@ -18,6 +18,7 @@ CONVOLUTIONS = {
     "valid": ((1, 3, 10, 11), (8, 3, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
     "few": ((2, 3, 12, 13), (18, 3, 5, 5), {"pads": [2, 1, 2, 3], "strides": [2, 2]}),
     "groups": ((1, 24, 6, 7), (36, 8, 3, 3), {"group": 3, "pads": [1, 1, 1, 1]}),
+    "across_blocks": ((1, 12, 6, 7), (102, 4, 1, 1), {"group": 3}),
     "depthwise": ((1, 24, 8, 7), (24, 1, 3, 3), {"group": 24, "pads": [1, 1, 1, 1]}),
     "multiplied": ((1, 12, 8, 7), (24, 1, 3, 3), {"group": 12, "pads": [1, 1, 1, 1]}),
     "one_channel": ((1, 1, 8, 7), (1, 1, 3, 3), {}),
@@ -42,7 +43,7 @@ def test_conv_for_other_instruction_sets(name: str, model, agree) -> None:
     target = resolve_target(name)
     if not target.is_host_compatible():
         pytest.skip(f"this machine runs no code for {name}")
-    for case in ("few", "groups", "depthwise", "pointwise"):
+    for case in ("few", "groups", "across_blocks", "depthwise", "pointwise"):
         shape, weights, attributes = CONVOLUTIONS[case]
         model.output(model.node("Conv", model.input(*shape), model.weight(*weights), name=case, **attributes))
     agree(model, target=target, passes=[True])
@@ -58,6 +59,30 @@ def test_conv_with_computed_weights(model, agree) -> None:
     ]:
         kernel = model.node("Tanh", model.input(*weights))
         model.output(model.node("Conv", model.input(*shape), kernel, model.input(weights[0]), group=group, name=name))
+    agree(model)
+
+
+def test_channels_in_another_order(model, agree) -> None:
+    """Shuffled, reversed, some of them, or of a tensor that is computed: for kernels of all kinds."""
+    orders = {
+        "shuffled": np.arange(24).reshape(4, 6).T.ravel(),
+        "reversed": np.arange(23, -1, -1),
+        "some": [3, -1, 3, 7],
+    }
+    for name, order in orders.items():
+        image = model.node("Relu", model.input(1, 24, 9, 10))
+        for group, kernel in [(1, 3), (2, 1), (len(order), 3)]:
+            gathered = model.node("Gather", image, model.constant(order, "int64"), axis=1)
+            weight = model.weight(len(order), len(order) // group, kernel, kernel)
+            made = model.node("Conv", gathered, weight, group=group, name=f"{name}{group}")
+            model.output(model.node("Tanh", made))
+    split = model.node(
+        "Reshape", model.node("Relu", model.input(1, 24, 9, 10)), model.constant([1, 4, 6, 9, 10], "int64")
+    )
+    joined = model.constant([1, 24, 9, 10], "int64")
+    shuffled = model.node("Reshape", model.node("Transpose", split, perm=[0, 2, 1, 3, 4]), joined)
+    each = model.node("Conv", shuffled, model.weight(24, 1, 3, 3), model.weight(24), group=24)
+    model.output(model.node("Conv", each, model.weight(20, 6, 1, 1), group=4))
     agree(model)
 
 

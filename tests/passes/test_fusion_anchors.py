@@ -4,7 +4,7 @@ from lepton_compile.passes.convolution_fusion import ConvolutionFusion
 from lepton_compile.passes.matmul_fusion import MatMulFusion
 from lepton_compile.passes.silu import SiLU
 
-from lepton_compile.rewriting import Proposal
+from lepton_compile.rewriting import Decline, Proposal
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = {
@@ -55,6 +55,28 @@ def test_epilogues(rewriting, rewrite, anchor, epilogue):
     assert rewriting.operators(result) == [f"{rewrite.kind}_0"]
     assert result.gs.nodes[0].name == graph.gs.nodes[0].name
     assert bodies(result) == {f"{rewrite.kind}_0": [node.op for node in graph.gs.nodes]}
+
+
+@pytest.mark.parametrize(
+    ("body", "operators"),
+    [
+        (f"g = Gather <axis=1> (x, o)  a = {CONV} (g, w, b)  y = Relu (a)", ["Convolution_0"]),
+        (f"g = Gather <axis=1> (x, o)  y = {CONV} (g, w)", ["Convolution_0"]),
+        (f"g = Gather <axis=2> (x, r)  y = {CONV} (g, w)", ["Gather", "Conv"]),
+        (f"g = Gather <axis=1> (x, o)  a = {CONV} (g, w)  y = Add (a, g)", ["Gather", "Convolution_0"]),
+        ("g = Gather <axis=1> (x, o)  y = Conv <group=4, kernel_shape=[1,1]> (g, d)", ["Gather", "Conv"]),
+    ],
+)
+def test_a_gather_of_channels_is_an_order_of_reading(rewriting, body, operators):
+    graph = rewriting.graph(
+        "main (float[1,4,6,6] x, float[4,4,3,3] w, float[4] b, float[4,1,1,1] d) => (float[1,4,6,6] y) "
+        f"<int64[4] o = {{2,0,3,1}}, int64[6] r = {{5,4,3,2,1,0}}> {{ {body} }}",
+        {"w": WEIGHTS["w"], "b": WEIGHTS["b"], "d": WEIGHTS["w"][:, :1, :1, :1].copy()},
+    )
+    if operators == ["Gather", "Conv"]:
+        assert isinstance(rewriting.proposal(ConvolutionFusion(), graph), Decline)
+    else:
+        assert rewriting.operators(rewriting.rewritten(ConvolutionFusion(), graph, tolerance=0)) == operators
 
 
 def test_gemm_with_an_activation(rewriting):
