@@ -11,6 +11,7 @@ weight of its own, so that an infinity or NaN stays in its group, and every stor
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from lepton_compile.kernels.loops import (
     when,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import (
+    LOAD_PORTS,
     STREAM_BYTES,
     LaneValue,
     RegisterTile,
@@ -47,6 +49,10 @@ from lepton_compile.kernels.register_tile import (
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
+# For each block of a tile the first and the last group that it has channels of, counted from the tile's first one.
+_Kind = tuple[tuple[int, int], ...]
+# With fewer registers than this, two blocks of mixed groups are slower than one (measured with AVX2).
+MANY_REGISTERS = 32
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,10 @@ class Convolution:
         """Output channels of a set."""
         return self.outputs * self.groups // self.sets
 
-    def groups_of(self, block: int, lanes: int) -> int:
-        """How many groups the output channels of a block belong to."""
-        last = min((block + 1) * lanes, self.set_outputs) - 1
-        return last // self.outputs - block * lanes // self.outputs + 1
+    def groups_of(self, begin: int, end: int) -> tuple[int, int]:
+        """The first and the last group that output channels from `begin` to before `end` belong to."""
+        last = self.set_outputs - 1
+        return min(begin, last) // self.outputs, min(end - 1, last) // self.outputs
 
     @property
     def pixels(self) -> int:
@@ -115,10 +121,16 @@ def convolution_of(
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
-    mixed = groups > 1 and outputs % machine.lanes > 0
-    # Neighbouring blocks of mixed groups have no input in common that they are sure to share.
-    tile = choose_tile(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
+    tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
+    whole = Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
+    if groups == 1 or outputs % machine.lanes == 0:
+        return whole
+    # Besides the accumulators: a weight for each block, an input, and that of another group. Two blocks share the loads
+    # of the inputs of two groups where there are registers for that.
+    choices = (1, 2) if machine.registers >= MANY_REGISTERS else (1,)
+    tiles = [TileShape(min(columns, (machine.registers - 2) // blocks - 1), blocks) for blocks in choices]
+    candidates = [dataclasses.replace(whole, tile=tile, mixed=True) for tile in tiles]
+    return min(candidates, key=lambda shapes: cycles(shapes, machine))
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -171,13 +183,25 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
         *outer, last = shapes.windows
         seen = math.prod(sum(window.seen(p) for p in range(window.positions)) for window in outer)
         taps, length = last.kernel, last.positions
-    full, tail = divmod(length, columns)
-    row = full * step_cycles(columns, shapes.tile.blocks) + (step_cycles(tail, shapes.tile.blocks) if tail else 0)
     packed = packed_shape(shapes, machine)
-    steps = shapes.batch * shapes.sets * packed[1] * seen * taps * shapes.inputs * row
+    steps = shapes.batch * shapes.sets * seen * taps * shapes.inputs * _step_cycles(shapes, length, machine)
     rows = -(-shapes.pixels // columns) if shapes.flat else math.prod(w.positions for w in shapes.windows[:-1])
     blocks = shapes.batch * shapes.sets * packed[1] * rows
     return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
+
+
+def _step_cycles(shapes: Convolution, length: int, machine: Machine) -> float:
+    """Cycles of one step of the reduction, of all tiles of a set, along an innermost axis of this length."""
+    columns, blocks = shapes.tile.columns, shapes.tile.blocks
+    span = blocks * machine.lanes
+    full, tail = divmod(length, columns)
+    total = 0.0
+    for begin in range(0, shapes.set_outputs, span):
+        first, last = shapes.groups_of(begin, begin + span) if shapes.mixed else (0, 0)
+        for width, count in ((columns, full), (tail, 1 if tail else 0)):
+            loads = (width * (last - first + 1) + blocks) / LOAD_PORTS
+            total += count * max(step_cycles(width, blocks), loads)
+    return total
 
 
 def convolution(
@@ -234,11 +258,11 @@ class _Emitter:
             n, of, *rest = split_index(index, extents)
             tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
 
-            def computed(segments: Sequence[_Segment]) -> tirx.Stmt:
-                place = _Place(n, of, tile, tuple(segments), () if shapes.flat else tuple(at))
+            def computed(segments: Sequence[Sequence[_Segment]]) -> tirx.Stmt:
+                place = _Place(n, of, tile, segments, () if shapes.flat else tuple(at))
                 return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
 
-            return self.mixed_block(tile, computed) if shapes.mixed else computed([_Segment(of, 0)])
+            return self.mixed(tile, computed) if shapes.mixed else computed([[_Segment(of, 0)]] * shapes.tile.blocks)
 
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
@@ -250,20 +274,43 @@ class _Emitter:
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
         )
 
-    def mixed_block(self, block: tirx.Expr, computed: Callable[[Sequence[_Segment]], tirx.Stmt]) -> tirx.Stmt:
-        """A block where groups begin inside blocks: code for those of one group, and for those of the most."""
-        shapes, lanes = self.shapes, self.machine.lanes
-        counts = {shapes.groups_of(index, lanes) for index in range(self.tiles)}
-        first = tirx.floordiv(block * lanes, shapes.outputs)
-        segments = []
-        for number in range(max(counts)):
-            group = tirx.min(first + number, shapes.groups - 1) if number else first
-            segments.append(_Segment(group, (first + number) * shapes.outputs - block * lanes))
-        mixed = computed(segments)
-        if min(counts) > 1 or len(segments) == 1:
-            return mixed
-        last = tirx.min((block + 1) * lanes, shapes.set_outputs) - 1
-        return when(last < (first + 1) * shapes.outputs, computed(segments[:1]), mixed)
+    def mixed(self, tile: tirx.Expr, computed: Callable[[Sequence[Sequence[_Segment]]], tirx.Stmt]) -> tirx.Stmt:
+        """A tile where groups begin inside blocks: code for each way in which they lie in one."""
+        outputs, span = self.shapes.outputs, self.shapes.tile.blocks * self.machine.lanes
+        first, phase = tirx.floordiv(tile * span, outputs), tirx.floormod(tile * span, outputs)
+
+        def segment(number: int) -> _Segment:
+            group = tirx.min(first + number, self.shapes.groups - 1) if number else first
+            return _Segment(group, (first + number) * outputs - tile * span)
+
+        def code(kind: _Kind) -> tirx.Stmt:
+            return computed([[segment(number) for number in range(begin, last + 1)] for begin, last in kind])
+
+        *others, (_, rest) = self.kinds()
+        result = code(rest)
+        for end, kind in reversed(others):
+            result = when(phase < end, code(kind), result)
+        return result
+
+    def kinds(self) -> list[tuple[int, _Kind]]:
+        """The ways in which groups lie in tiles, each with the distance from a group's begin that it does not reach.
+
+        They change with that distance alone, except that no group begins behind the last one.
+        """
+        shapes, lanes, blocks = self.shapes, self.machine.lanes, self.shapes.tile.blocks
+        by_phase: dict[int, _Kind] = {}
+        for begin in range(0, self.tiles * blocks * lanes, blocks * lanes):
+            of, phase = divmod(begin, shapes.outputs)
+            found = [shapes.groups_of(begin + b * lanes, begin + (b + 1) * lanes) for b in range(blocks)]
+            kind = tuple((first - of, last - of) for first, last in found)
+            # The last tile has fewer groups in it than another at the same distance.
+            by_phase[phase] = max(kind, by_phase.get(phase, kind))
+        merged: list[tuple[int, _Kind]] = []
+        for phase, kind in sorted(by_phase.items()):
+            if merged and merged[-1][1] == kind:
+                merged.pop()
+            merged.append((phase + 1, kind))
+        return merged
 
     def row(self, place: _Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
@@ -346,15 +393,17 @@ class _Emitter:
             if isinstance(ii, tirx.Var):
                 self.analyzer.bind(ii, ir.Range(0, self.input_lanes), True)
 
-            def value(t: int, lane: tirx.Expr) -> tirx.Expr:
+            def value(t: int, b: int, lane: tirx.Expr) -> tirx.Expr:
                 pixel = self.seen(place, begin + t, taps)
-                channels = [
-                    self.stored_channel(segment.group * shapes.inputs + ib * lanes + ii) for segment in place.segments
-                ]
-                values = [self.inputs.load(self.source.tensor, [place.image, c, *pixel]) for c in channels]
-                chosen = values[0]
-                for segment, other in zip(place.segments[1:], values[1:], strict=True):
-                    chosen = tirx.Select(lane < segment.begin, chosen, other)
+
+                def of(segment: _Segment) -> tirx.Expr:
+                    channel = self.stored_channel(segment.group * shapes.inputs + ib * lanes + ii)
+                    return self.inputs.load(self.source.tensor, [place.image, channel, *pixel])
+
+                head, *rest = place.segments[b]
+                chosen = of(head)
+                for segment in rest:
+                    chosen = tirx.Select(b * lanes + lane < segment.begin, chosen, of(segment))
                 return chosen
 
             return registers.step(
@@ -425,11 +474,11 @@ class _Emitter:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Neighbouring lanes of a block whose output channels are of one group.
+    """Neighbouring output channels of a tile that are of one group.
 
     Attributes:
         group: The group.
-        begin: The first of the lanes; below 0 or past the last one if the group has others there, or none.
+        begin: Where in the tile the group begins; below 0 if in front of it.
     """
 
     group: tirx.Expr
@@ -438,10 +487,18 @@ class _Segment:
 
 @dataclass(frozen=True)
 class _Place:
-    """What the outer loops have settled: image, set and its tile of output blocks, all but the innermost position."""
+    """What the outer loops have settled.
+
+    Attributes:
+        image: The image.
+        set: The set.
+        tile: Its tile of output blocks.
+        segments: The groups that each block of the tile has channels of.
+        outer: All but the innermost position.
+    """
 
     image: tirx.Expr
     set: tirx.Expr
     tile: tirx.Expr
-    segments: tuple[_Segment, ...]
+    segments: Sequence[Sequence[_Segment]]
     outer: tuple[tirx.Expr, ...]
