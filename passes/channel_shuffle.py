@@ -90,10 +90,10 @@ def _order(first: gs.Node, transpose: gs.Node, last: gs.Node) -> Array | None:
         return None
     permutation = [int(axis) for axis in transpose.attrs.get("perm", reversed(range(len(split))))]
     # Axes [1, end) are the channels; the images in front and the positions behind stay where they are.
-    products = [math.prod(split[1:end]) for end in range(1, len(split) + 1)]
-    if split[0] != shape[0] or permutation[0] != 0 or shape[1] not in products:
+    ends = [end for end in range(1, len(split) + 1) if math.prod(split[1:end]) == shape[1]]
+    if split[0] != shape[0] or permutation[0] != 0 or not ends:
         return None
-    end = products.index(shape[1]) + 1
+    end = ends[-1]
     if permutation[end:] != list(range(end, len(split))):
         return None
     channels = np.arange(shape[1], dtype=np.int64).reshape(split[1:end])

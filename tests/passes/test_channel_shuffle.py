@@ -86,6 +86,15 @@ def test_other_axes_stay(rewriting, declines, body):
     declines(ChannelShuffle(), model(rewriting, body))
 
 
+def test_axes_of_one_take_part(rewriting):
+    """(2, 1) channels transposed: the product is that of the channels without the last axis."""
+    graph = rewriting.graph(
+        "main (float[1,2,2,3] x) => (float[1,2,2,3] y) <int64[5] split = {1,2,1,2,3}, int64[4] joined = {1,2,2,3}>"
+        "{ s = Reshape (x, split)  t = Transpose <perm=[0,2,1,3,4]> (s)  y = Reshape (t, joined) }"
+    )
+    assert rewriting.operators(rewriting.rewritten(ChannelShuffle(), graph)) == ["Gather"]
+
+
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_split(rewriting, data):
