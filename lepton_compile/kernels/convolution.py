@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from tvm import ir, sym, te, tirx
 
+from lepton_compile.kernels.channel_groups import ChannelGroups, Segment
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
@@ -49,8 +50,6 @@ from lepton_compile.kernels.register_tile import (
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
-# For each block of a tile the first and the last group that it has channels of, counted from the tile's first one.
-_Kind = tuple[tuple[int, int], ...]
 # With fewer registers than this, two blocks of mixed groups are slower than one (measured with AVX2).
 MANY_REGISTERS = 32
 
@@ -97,11 +96,6 @@ class Convolution:
     def set_outputs(self) -> int:
         """Output channels of a set."""
         return self.outputs * self.groups // self.sets
-
-    def groups_of(self, begin: int, end: int) -> tuple[int, int]:
-        """The first and the last group that output channels from `begin` to before `end` belong to."""
-        last = self.set_outputs - 1
-        return min(begin, last) // self.outputs, min(end - 1, last) // self.outputs
 
     @property
     def pixels(self) -> int:
@@ -190,15 +184,25 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
 
 
+def channel_groups(shapes: Convolution, machine: Machine) -> ChannelGroups | None:
+    """How groups lie in the blocks of output channels; None if each begins at a block."""
+    if not shapes.mixed:
+        return None
+    return ChannelGroups(shapes.outputs, shapes.groups, machine.lanes, shapes.tile.blocks)
+
+
 def _step_cycles(shapes: Convolution, length: int, machine: Machine) -> float:
     """Cycles of one step of the reduction, of all tiles of a set, along an innermost axis of this length."""
     columns, blocks = shapes.tile.columns, shapes.tile.blocks
-    span = blocks * machine.lanes
     full, tail = divmod(length, columns)
+    tiles = ((columns, full), (tail, 1)) if tail else ((columns, full),)
+    groups = channel_groups(shapes, machine)
+    if groups is None:
+        return packed_shape(shapes, machine)[1] * sum(count * step_cycles(width, blocks) for width, count in tiles)
     total = 0.0
-    for begin in range(0, shapes.set_outputs, span):
-        first, last = shapes.groups_of(begin, begin + span) if shapes.mixed else (0, 0)
-        for width, count in ((columns, full), (tail, 1 if tail else 0)):
+    for begin in groups.tiles:
+        first, last = groups.of(begin, begin + groups.tile_channels)
+        for width, count in tiles:
             loads = (width * (last - first + 1) + blocks) / LOAD_PORTS
             total += count * max(step_cycles(width, blocks), loads)
     return total
@@ -258,11 +262,12 @@ class _Emitter:
             n, of, *rest = split_index(index, extents)
             tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
 
-            def computed(segments: Sequence[Sequence[_Segment]]) -> tirx.Stmt:
+            def computed(segments: Sequence[Sequence[Segment]]) -> tirx.Stmt:
                 place = _Place(n, of, tile, segments, () if shapes.flat else tuple(at))
                 return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
 
-            return self.mixed(tile, computed) if shapes.mixed else computed([[_Segment(of, 0)]] * shapes.tile.blocks)
+            groups = channel_groups(shapes, self.machine)
+            return groups.by_kind(tile, computed) if groups else computed([[Segment(of, 0)]] * shapes.tile.blocks)
 
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
@@ -273,44 +278,6 @@ class _Emitter:
             family="convolution",
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
         )
-
-    def mixed(self, tile: tirx.Expr, computed: Callable[[Sequence[Sequence[_Segment]]], tirx.Stmt]) -> tirx.Stmt:
-        """A tile where groups begin inside blocks: code for each way in which they lie in one."""
-        outputs, span = self.shapes.outputs, self.shapes.tile.blocks * self.machine.lanes
-        first, phase = tirx.floordiv(tile * span, outputs), tirx.floormod(tile * span, outputs)
-
-        def segment(number: int) -> _Segment:
-            group = tirx.min(first + number, self.shapes.groups - 1) if number else first
-            return _Segment(group, (first + number) * outputs - tile * span)
-
-        def code(kind: _Kind) -> tirx.Stmt:
-            return computed([[segment(number) for number in range(begin, last + 1)] for begin, last in kind])
-
-        *others, (_, rest) = self.kinds()
-        result = code(rest)
-        for end, kind in reversed(others):
-            result = when(phase < end, code(kind), result)
-        return result
-
-    def kinds(self) -> list[tuple[int, _Kind]]:
-        """The ways in which groups lie in tiles, each with the distance from a group's begin that it does not reach.
-
-        They change with that distance alone, except that no group begins behind the last one.
-        """
-        shapes, lanes, blocks = self.shapes, self.machine.lanes, self.shapes.tile.blocks
-        by_phase: dict[int, _Kind] = {}
-        for begin in range(0, self.tiles * blocks * lanes, blocks * lanes):
-            of, phase = divmod(begin, shapes.outputs)
-            found = [shapes.groups_of(begin + b * lanes, begin + (b + 1) * lanes) for b in range(blocks)]
-            kind = tuple((first - of, last - of) for first, last in found)
-            # The last tile has fewer groups in it than another at the same distance.
-            by_phase[phase] = max(kind, by_phase.get(phase, kind))
-        merged: list[tuple[int, _Kind]] = []
-        for phase, kind in sorted(by_phase.items()):
-            if merged and merged[-1][1] == kind:
-                merged.pop()
-            merged.append((phase + 1, kind))
-        return merged
 
     def row(self, place: _Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
@@ -396,7 +363,7 @@ class _Emitter:
             def value(t: int, b: int, lane: tirx.Expr) -> tirx.Expr:
                 pixel = self.seen(place, begin + t, taps)
 
-                def of(segment: _Segment) -> tirx.Expr:
+                def of(segment: Segment) -> tirx.Expr:
                     channel = self.stored_channel(segment.group * shapes.inputs + ib * lanes + ii)
                     return self.inputs.load(self.source.tensor, [place.image, channel, *pixel])
 
@@ -473,19 +440,6 @@ class _Emitter:
 
 
 @dataclass(frozen=True)
-class _Segment:
-    """Neighbouring output channels of a tile that are of one group.
-
-    Attributes:
-        group: The group.
-        begin: Where in the tile the group begins; below 0 if in front of it.
-    """
-
-    group: tirx.Expr
-    begin: tirx.Expr | int
-
-
-@dataclass(frozen=True)
 class _Place:
     """What the outer loops have settled.
 
@@ -500,5 +454,5 @@ class _Place:
     image: tirx.Expr
     set: tirx.Expr
     tile: tirx.Expr
-    segments: Sequence[Sequence[_Segment]]
+    segments: Sequence[Sequence[Segment]]
     outer: tuple[tirx.Expr, ...]
