@@ -11,7 +11,6 @@ weight of its own, so that an infinity or NaN stays in its group, and every stor
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -50,8 +49,6 @@ from lepton_compile.kernels.register_tile import (
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
-# With fewer registers than this, two blocks of mixed groups are slower than one (measured with AVX2).
-MANY_REGISTERS = 32
 
 
 @dataclass(frozen=True)
@@ -115,16 +112,11 @@ def convolution_of(
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
-    tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
-    whole = Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
-    if groups == 1 or outputs % machine.lanes == 0:
-        return whole
-    # Besides the accumulators: a weight for each block, an input, and that of another group. Two blocks share the loads
-    # of the inputs of two groups where there are registers for that.
-    choices = (1, 2) if machine.registers >= MANY_REGISTERS else (1,)
-    tiles = [TileShape(min(columns, (machine.registers - 2) // blocks - 1), blocks) for blocks in choices]
-    candidates = [dataclasses.replace(whole, tile=tile, mixed=True) for tile in tiles]
-    return min(candidates, key=lambda shapes: cycles(shapes, machine))
+    mixed = groups > 1 and outputs % machine.lanes > 0
+    # Where groups are mixed a tile is one block. Two could share loads of the inputs of two groups, but that was slower
+    # (measured in whole nets): there are more ways for groups to lie in them, and registers run out.
+    tile = choose_tile(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
+    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -188,7 +180,7 @@ def channel_groups(shapes: Convolution, machine: Machine) -> ChannelGroups | Non
     """How groups lie in the blocks of output channels; None if each begins at a block."""
     if not shapes.mixed:
         return None
-    return ChannelGroups(shapes.outputs, shapes.groups, machine.lanes, shapes.tile.blocks)
+    return ChannelGroups(shapes.outputs, shapes.groups, machine.lanes)
 
 
 def _step_cycles(shapes: Convolution, length: int, machine: Machine) -> float:
@@ -197,15 +189,12 @@ def _step_cycles(shapes: Convolution, length: int, machine: Machine) -> float:
     full, tail = divmod(length, columns)
     tiles = ((columns, full), (tail, 1)) if tail else ((columns, full),)
     groups = channel_groups(shapes, machine)
-    if groups is None:
-        return packed_shape(shapes, machine)[1] * sum(count * step_cycles(width, blocks) for width, count in tiles)
-    total = 0.0
-    for begin in groups.tiles:
-        first, last = groups.of(begin, begin + groups.tile_channels)
-        for width, count in tiles:
-            loads = (width * (last - first + 1) + blocks) / LOAD_PORTS
-            total += count * max(step_cycles(width, blocks), loads)
-    return total
+    counts = groups.counts() if groups else [1] * packed_shape(shapes, machine)[1]
+    return sum(
+        times * max(step_cycles(width, blocks), (count * width + blocks) / LOAD_PORTS)
+        for width, times in tiles
+        for count in counts
+    )
 
 
 def convolution(
@@ -262,12 +251,12 @@ class _Emitter:
             n, of, *rest = split_index(index, extents)
             tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
 
-            def computed(segments: Sequence[Sequence[Segment]]) -> tirx.Stmt:
+            def computed(segments: Sequence[Segment]) -> tirx.Stmt:
                 place = _Place(n, of, tile, segments, () if shapes.flat else tuple(at))
                 return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
 
             groups = channel_groups(shapes, self.machine)
-            return groups.by_kind(tile, computed) if groups else computed([[Segment(of, 0)]] * shapes.tile.blocks)
+            return groups.by_kind(tile, computed) if groups else computed([Segment(of, 0)])
 
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
@@ -360,17 +349,17 @@ class _Emitter:
             if isinstance(ii, tirx.Var):
                 self.analyzer.bind(ii, ir.Range(0, self.input_lanes), True)
 
-            def value(t: int, b: int, lane: tirx.Expr) -> tirx.Expr:
+            def value(t: int, lane: tirx.Expr) -> tirx.Expr:
                 pixel = self.seen(place, begin + t, taps)
 
                 def of(segment: Segment) -> tirx.Expr:
                     channel = self.stored_channel(segment.group * shapes.inputs + ib * lanes + ii)
                     return self.inputs.load(self.source.tensor, [place.image, channel, *pixel])
 
-                head, *rest = place.segments[b]
+                head, *rest = place.segments
                 chosen = of(head)
                 for segment in rest:
-                    chosen = tirx.Select(b * lanes + lane < segment.begin, chosen, of(segment))
+                    chosen = tirx.Select(lane < segment.begin, chosen, of(segment))
                 return chosen
 
             return registers.step(
@@ -447,12 +436,12 @@ class _Place:
         image: The image.
         set: The set.
         tile: Its tile of output blocks.
-        segments: The groups that each block of the tile has channels of.
+        segments: The groups that each block of the tile has channels of; several only if it is one block.
         outer: All but the innermost position.
     """
 
     image: tirx.Expr
     set: tirx.Expr
     tile: tirx.Expr
-    segments: Sequence[Sequence[Segment]]
+    segments: Sequence[Segment]
     outer: tuple[tirx.Expr, ...]

@@ -167,7 +167,7 @@ class _Emitter:
         def step(k: tirx.Expr) -> tirx.Stmt:
             return registers.step(
                 range(width),
-                lambda t, *_: self.left_value(place, self.row(begin + t), k),
+                lambda t, _: self.left_value(place, self.row(begin + t), k),
                 lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
             )
 

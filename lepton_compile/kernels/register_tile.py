@@ -92,14 +92,14 @@ class RegisterTile:
     def step(
         self,
         columns: Sequence[int],
-        value: Callable[[int, int, tirx.Expr], tirx.Expr],
+        value: Callable[[int, tirx.Expr], tirx.Expr],
         weight: Callable[[int, tirx.Expr], tirx.Expr],
     ) -> tirx.Stmt:
         """One step of the reduction for some of the columns.
 
         Args:
             columns: Which columns take part; at a border some have no input.
-            value: From the column, the block and the lane to the input value that it multiplies.
+            value: From the column and the lane to the input value that it multiplies.
             weight: From the block and the lane to the weight.
         """
         statements = []
@@ -110,7 +110,7 @@ class RegisterTile:
                     vectorized(
                         self._lanes,
                         lambda lane, a=accumulator, b=b, t=t: store(  # type: ignore[misc]
-                            a, [lane], load(a, [lane]) + value(t, b, lane) * weight(b, lane)
+                            a, [lane], load(a, [lane]) + value(t, lane) * weight(b, lane)
                         ),
                     )
                 )

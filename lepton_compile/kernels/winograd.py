@@ -276,7 +276,7 @@ class _Emitter:
             def step(ii: tirx.Expr) -> tirx.Stmt:
                 return registers.step(
                     range(plan.tile.columns),
-                    lambda t, *_: load(transformed, [*leading, point, row + t, ii]),
+                    lambda t, _: load(transformed, [*leading, point, row + t, ii]),
                     lambda b, lane: load(self.weights, [place.group, place.tile, point, first + ii, b, lane]),
                 )
 
