@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from lepton_compile.codegen.interface import static_nbytes
@@ -17,18 +20,19 @@ def describe_steps(program: Program) -> list[dict[str, object]]:
 
     Returns:
         JSON objects: the step's number, kernel, family and ONNX nodes; the floating-point operations that it does, a
-        multiply-add counting as two; the bytes that it has to move at least, each element once; in how many blocks it
-        can be split over threads; and its operands' tensors, types, logical shapes, layouts, owners and bytes. A size
+        multiply-add counting as two; in how many blocks it is split over threads; and its operands: tensor, type,
+        logical shape, layout, owner, bytes, and the bytes of it that the step has to move at least, each once. A size
         that depends on a symbolic dimension is null.
     """
-    return [_described(program, number, call) for number, call in enumerate(program.calls())]
+    kernels = program.kernels
+    writers = Counter(name for call in program.calls() for name in call.arguments[kernels[call.kernel].inputs :])
+    return [_described(program, number, call, writers) for number, call in enumerate(program.calls())]
 
 
-def _described(program: Program, number: int, call: Call) -> dict[str, object]:
+def _described(program: Program, number: int, call: Call, writers: Mapping[str, int]) -> dict[str, object]:
     kernel = program.kernels[call.kernel]
     buffers = [program.buffers[name] for name in call.arguments]
-    moved = _moved_bytes(kernel, buffers)
-    operands = [_operand(buffer, size) for buffer, size in zip(buffers, moved, strict=True)]
+    read, written = buffers[: kernel.inputs], buffers[kernel.inputs :]
     return {
         "number": number,
         "kernel": kernel.name,
@@ -36,8 +40,9 @@ def _described(program: Program, number: int, call: Call) -> dict[str, object]:
         "nodes": list(call.nodes),
         "operations": kernel.operations,
         "blocks": kernel.blocks if call.parallel else 1,
-        "inputs": operands[: kernel.inputs],
-        "outputs": operands[kernel.inputs :],
+        "inputs": [_operand(buffer, _read_bytes(kernel, buffer, written)) for buffer in read],
+        # Where several steps write parts of one tensor, each is given its share.
+        "outputs": [_operand(buffer, _divided(static_nbytes(buffer), writers[buffer.name])) for buffer in written],
     }
 
 
@@ -53,11 +58,13 @@ def _operand(buffer: Buffer, moved: int | None) -> dict[str, object]:
     }
 
 
-def _moved_bytes(kernel: Kernel, buffers: list[Buffer]) -> list[int | None]:
-    """What has to be read or written of each operand at least."""
-    sizes = [static_nbytes(buffer) for buffer in buffers]
-    if kernel.family not in _MOVING or None in sizes:
-        return sizes
-    itemsizes = [np.dtype(buffer.dtype).itemsize for buffer in buffers]
-    made = sum(buffer.nbytes() // item for buffer, item in list(zip(buffers, itemsizes, strict=True))[kernel.inputs :])
-    return [min(buffer.nbytes(), made * item) for buffer, item in zip(buffers, itemsizes, strict=True)]
+def _read_bytes(kernel: Kernel, buffer: Buffer, written: Sequence[Buffer]) -> int | None:
+    size = static_nbytes(buffer)
+    if kernel.family not in _MOVING or size is None or any(static_nbytes(output) is None for output in written):
+        return size
+    elements = sum(output.nbytes() // np.dtype(output.dtype).itemsize for output in written)
+    return min(size, elements * np.dtype(buffer.dtype).itemsize)
+
+
+def _divided(size: int | None, parts: int) -> int | None:
+    return None if size is None else size // parts
