@@ -106,7 +106,8 @@ def bench(
         _require_same_model(compiled, path)
     elif against:
         raise LeptonError(
-            f"{', '.join(against)} can only run the ONNX file that {compiled.folder} was compiled from: give it as model"
+            f"{', '.join(against)} can only run the ONNX file that {compiled.folder} was compiled from: "
+            "say which it is (--model)"
         )
     given = dict(inputs or {})
     missing = [tensor for tensor in compiled.inputs if tensor.name not in given]

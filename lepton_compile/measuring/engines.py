@@ -19,7 +19,7 @@ class Measurement:
     Attributes:
         load_seconds: Time to make the engine ready: compiling, or creating the session.
         latency: Seconds of a run; None where it can not run the model.
-        problem: Why there is no latency, or in what the answers differ from those of the first engine.
+        problem: Why there is no latency, or in what the answers differ from what is expected.
     """
 
     load_seconds: float
@@ -33,20 +33,22 @@ class Measurement:
 
 
 def measure_engines(
-    loaders: Mapping[str, Callable[[], Run]], inputs: Arrays, seconds: float
+    loaders: Mapping[str, Callable[[], Run]],
+    inputs: Arrays,
+    seconds: float,
+    expected: Arrays | None = None,
 ) -> dict[str, Measurement]:
     """Measure engines in turns.
 
     Args:
-        loaders: What makes each engine ready, by its name. The answers of the first that works are what the others' are
-            compared with.
+        loaders: What makes each engine ready, by its name.
         inputs: A value for every input.
         seconds: How long to measure in all.
+        expected: The right answers; None: those of the first engine that works.
     """
     runs: dict[str, Run] = {}
     loads: dict[str, float] = {}
     problems: dict[str, str] = {}
-    expected: Arrays = {}
     for engine, load in loaders.items():
         begin = time.perf_counter()
         try:
@@ -56,13 +58,11 @@ def measure_engines(
         except Exception as error:  # an engine that cannot run a model is a result, too
             problems[engine] = f"fails: {' '.join(str(error).split())[:200]}"
             continue
-        expected = expected or answer
+        expected = answer if expected is None else expected
         problems[engine] = _differences(answer, expected)
         runs[engine] = run
     latencies = take_turns({engine: lambda run=run: run(inputs) for engine, run in runs.items()}, seconds)  # type: ignore[misc]
-    return {
-        engine: Measurement(loads.get(engine, 0.0), latencies.get(engine), problems[engine]) for engine in loaders
-    }
+    return {engine: Measurement(loads.get(engine, 0.0), latencies.get(engine), problems[engine]) for engine in loaders}
 
 
 def _differences(answer: Arrays, expected: Arrays) -> str:

@@ -23,7 +23,7 @@ from lepton_compile.lowering.program import Buffer, Call, Kernel, MemoryPlan, Pr
 
 # More than multiply-adds start within the time that one takes (2 a cycle, 4 cycles), and few enough for 16 registers.
 ACCUMULATORS = 12
-MULTIPLY_ADDS = 1 << 14  # of each accumulator in a block
+MULTIPLY_ADDS = 1 << 16  # of each accumulator in a block
 
 
 @dataclass(frozen=True)
