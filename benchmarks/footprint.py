@@ -40,9 +40,10 @@ STARTS = 5
 NOTHING = "numpy alone"
 LOADER = ROOT / "lepton_compile" / "runtime" / "loader.py"
 
-# A program of its own; its arguments are the model, an .npz of inputs, and the threads. Linux tells resident sets in KiB.
+# A program of its own; its arguments are the model, an .npz of inputs, and the threads. Not getrusage: the peak that it
+# tells is that of the process which started this one, if that was larger.
 _PROGRAM = """\
-import resource, sys, time
+import sys, time
 import numpy as np
 {imports}
 model, threads = sys.argv[1], int(sys.argv[3])
@@ -50,7 +51,8 @@ inputs = dict(np.load(sys.argv[2]))
 begin = time.perf_counter()
 {start}
 seconds = time.perf_counter() - begin
-print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(seconds, int(peak) * 1024)
 """
 _PROGRAMS = {
     NOTHING: ("", ""),

@@ -75,7 +75,7 @@ def compile(
     report("choosing kernels", 0, 1)
     program = lower(graph, target, identifier(name or _name(model, graph)))
     library = generate(program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line)
-    return CompiledModel(library.folder, threads=threads, verify=False, keep=library)
+    return CompiledModel(library.folder, threads=threads, keep=library)
 
 
 def _name(model: Source, graph: Graph) -> str:

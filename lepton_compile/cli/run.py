@@ -36,7 +36,7 @@ def run(
     """Run a compiled model and print its outputs in brief."""
     from lepton_compile.measuring.inputs import random_values
 
-    model = lepton_compile.load(folder, threads=threads)
+    model = lepton_compile.load(folder, threads=threads, verify=True)
     inputs = read_inputs(input)
     missing = [tensor for tensor in model.inputs if tensor.name not in inputs]
     if missing:

@@ -80,7 +80,7 @@ def measure_roofline(target: Target, threads: int) -> Roofline:
 
     reads = [Reading(_floats(size, threads), _passes(size, threads)) for size in READ_BYTES]
     library = generate(extremes(target.vector_bytes // 4, BLOCKS_A_THREAD * threads, reads), target)
-    model = CompiledModel(library.folder, threads=threads, verify=False, keep=library)
+    model = CompiledModel(library.folder, threads=threads, keep=library)
     # Pages that nobody has written to would all be one page of zeros.
     inputs = {
         "factors": np.array([0.5, 1.0], np.float32),

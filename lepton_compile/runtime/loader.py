@@ -77,6 +77,14 @@ class _Options(ctypes.Structure):
     ]
 
 
+class _Information(ctypes.Structure):
+    """The first fields of NAME_information."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_char_p) for name in ("name", "version", "target", "model_hash", "weights_hash")
+    ]
+
+
 _ON_STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64)
 
 
@@ -215,7 +223,7 @@ class CompiledModel:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, keep: object = None
+        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False, keep: object = None
     ) -> None:
         """Open a folder.
 
@@ -223,7 +231,7 @@ class CompiledModel:
             folder: What `save` or `lepton compile` wrote.
             threads: Threads to run on, at least 1. None, or more than there are processors that the process may use:
                 one on each of those.
-            verify: Whether to compare the library with its hash in the manifest.
+            verify: Whether to compare the library with its hash in the manifest, as `load` describes it.
             keep: Something that must live as long as this handle, such as the owner of a temporary folder.
 
         Raises:
@@ -418,9 +426,18 @@ class CompiledModel:
             TargetError: When the library is for another machine, or can not make one.
         """
         if self._library is None:
-            self._library = _open_library(self._library_file, self.name, self._triple)
+            library = _open_library(self._library_file, self.name, self._triple)
+            self._check_identity(library)
+            self._library = library
         count = self._threads if threads is None else checked_threads(threads)
         return Instance(self.name, self._library, count, arena)
+
+    def _check_identity(self, library: ctypes.CDLL) -> None:
+        """Make sure that the library is of the model, and has the weights, that the manifest tells of."""
+        information = getattr(library, f"{self.name}_info")().contents
+        named = (information.model_hash.decode(), information.weights_hash.decode())
+        if named != (self.manifest["model"]["sha256"], self.manifest["memory"]["weights_sha256"]):
+            raise _mixed_up(self._library_file)
 
     def _opened(self, threads: int | None) -> Instance:
         """The instance with this many threads, made on its first use."""
@@ -430,14 +447,16 @@ class CompiledModel:
         return self._instances[count]
 
 
-def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> CompiledModel:
+def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False) -> CompiledModel:
     """Open a compiled model.
 
     Args:
         folder: What `CompiledModel.save` or `lepton compile` wrote.
         threads: Threads to run on, at least 1. None, or more than there are processors that the process may use: one on
             each of those.
-        verify: Whether to compare the library with its hash in the manifest, which reads all of it.
+        verify: Whether to compare the library with its hash in the manifest. That reads all of it, which takes longer
+            than a first run of many models; otherwise its size is compared, and on the first run the hashes of the
+            model and of the weights that it names.
 
     Raises:
         ModelError: When the folder holds no compiled model, or a damaged one.
@@ -546,9 +565,11 @@ def _check_library(path: Path, size: int, digest: str | None) -> None:
     except OSError as error:
         raise ModelError(f"the library {path} can not be read: {error.strerror}", path=path) from error
     if actual != size:
-        raise ModelError(
-            f"the library {path} is not the one its manifest describes: it is damaged or mixed up", path=path
-        )
+        raise _mixed_up(path)
+
+
+def _mixed_up(path: Path) -> ModelError:
+    return ModelError(f"the library {path} is not the one its manifest describes: it is damaged or mixed up", path=path)
 
 
 def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
@@ -566,13 +587,15 @@ def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
     except OSError as error:
         raise TargetError(f"the library {path} can not be loaded: {error}", path=path) from error
     pointer = ctypes.c_void_p
-    for function, result, arguments in (
+    interface: tuple[tuple[str, Any, list[Any]], ...] = (
         ("create", ctypes.c_int, [pointer, pointer]),
         ("run", ctypes.c_int, [pointer, pointer, pointer]),
         ("destroy", None, [pointer]),
         ("error", ctypes.c_char_p, [pointer]),
+        ("info", ctypes.POINTER(_Information), []),
         ("set_profile", None, [pointer, pointer, pointer]),
-    ):
+    )
+    for function, result, arguments in interface:
         entry = getattr(library, f"{name}_{function}", None)
         if entry is not None:  # a library that was compiled without profiles has no set_profile
             entry.restype, entry.argtypes = result, arguments

@@ -41,4 +41,8 @@ void scale_set_profile(struct instance *self, void (*profile)(void *, int32_t, i
   self->context = context;
 }
 void scale_destroy(struct instance *self) { free(self); }
+const char *const *scale_info(void) {
+  static const char *const information[] = {"scale", "1", "here", "ab12", "cd34"};
+  return information;
+}
 const char *scale_error(const struct instance *self) { return self == NULL ? "ninety-nine" : "the factor is negative"; }

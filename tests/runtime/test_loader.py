@@ -46,7 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"name": "threads", "dtype": "int32", "shape": []},
         ],
         "dimensions": ["n"],
-        "memory": {"weights_bytes": 5, "arena_bytes": 1234},
+        "model": {"sha256": "ab12"},
+        "memory": {"weights_bytes": 5, "weights_sha256": "cd34", "arena_bytes": 1234},
         "kernels": [{"calls": 2, "operations": 10**9}],
         "notes": ["a branch gives NaN"],
     }
@@ -229,8 +230,8 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     library.write_bytes(data)
     with pytest.raises(ModelError, match="damaged or mixed up"):
-        load(copy)
-    load(copy, verify=False)
+        load(copy, verify=True)
+    load(copy)
     library.unlink()
     with pytest.raises(ModelError, match="can not be read"):
         load(copy)
@@ -247,6 +248,16 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (copy / "manifest.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match="is damaged"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": {"sha256": "ab13"}}, {"memory": {"weights_sha256": "cd35"}}], ids=["model", "weights"]
+)
+def test_the_library_of_another_model_is_refused(folder: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    copy = changed(folder, tmp_path, **changes)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="damaged or mixed up"):
+            load(copy).run({"image": image(), "factor": 1})
 
 
 def test_a_library_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
