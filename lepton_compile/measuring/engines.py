@@ -59,7 +59,7 @@ def measure_engines(
             problems[engine] = f"fails: {' '.join(str(error).split())[:200]}"
             continue
         expected = answer if expected is None else expected
-        problems[engine] = _differences(answer, expected)
+        problems[engine] = "" if answer is expected else _differences(answer, expected)
         runs[engine] = run
     latencies = take_turns({engine: lambda run=run: run(inputs) for engine, run in runs.items()}, seconds)  # type: ignore[misc]
     return {engine: Measurement(loads.get(engine, 0.0), latencies.get(engine), problems[engine]) for engine in loaders}
