@@ -29,10 +29,11 @@ if TYPE_CHECKING:
         TargetError,
         load,
     )
-    from lepton_compile.target import Resources, Target, list_targets, resolve_target, sense_host
+    from lepton_compile.target import Budget, Resources, Target, list_targets, resolve_target, sense_host
 
 __all__ = [
     "Benchmark",
+    "Budget",
     "BudgetError",
     "BuildError",
     "CompiledModel",
@@ -80,7 +81,7 @@ _MODULES = {
         "TargetError",
         "load",
     ),
-    "lepton_compile.target": ("Resources", "Target", "list_targets", "resolve_target", "sense_host"),
+    "lepton_compile.target": ("Budget", "Resources", "Target", "list_targets", "resolve_target", "sense_host"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,7 +19,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,6 +266,7 @@ def _manifest(
             "weights_bytes": weights.nbytes,
             "weights_sha256": weights.digest,
         },
+        "choices": [asdict(choice) for choice in program.choices],
         "kernels": [
             {
                 "name": kernel.name,

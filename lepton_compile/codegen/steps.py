@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from lepton_compile.codegen.interface import static_nbytes
-from lepton_compile.lowering.program import Buffer, Call, Kernel, Program
+from lepton_compile.lowering.program import Buffer, Call, Choice, Kernel, Program
 
 # The families whose every output takes one element of each input, or none: a gather reads the rows that it takes, not
 # all of the table.
@@ -19,17 +20,23 @@ def describe_steps(program: Program) -> list[dict[str, object]]:
     """Every call of a program, in the order of the numbers that the library's profile reports.
 
     Returns:
-        JSON objects: the step's number, kernel, family and ONNX nodes; the floating-point operations that it does, a
-        multiply-add counting as two; in how many blocks it is split over threads; and its operands: tensor, type,
-        logical shape, layout, owner, bytes, and the bytes of it that the step has to move at least, each once. A size
-        that depends on a symbolic dimension is null.
+        JSON objects: the step's number, kernel, family and ONNX nodes; why that family took them, where there was a
+        choice (`lepton_compile.lowering.program.Choice`); the floating-point operations that it does, a multiply-add counting as two; in how many blocks it is split over
+        threads; and its operands: tensor, type, logical shape, layout, owner, bytes, and the bytes of it that the step
+        has to move at least, each once. A size that depends on a symbolic dimension is null.
     """
     kernels = program.kernels
     writers = Counter(name for call in program.calls() for name in call.arguments[kernels[call.kernel].inputs :])
-    return [_described(program, number, call, writers) for number, call in enumerate(program.calls())]
+    choices = {choice.nodes: choice for choice in program.choices}
+    return [
+        _described(program, number, call, writers, choices.get(call.nodes))
+        for number, call in enumerate(program.calls())
+    ]
 
 
-def _described(program: Program, number: int, call: Call, writers: Mapping[str, int]) -> dict[str, object]:
+def _described(
+    program: Program, number: int, call: Call, writers: Mapping[str, int], choice: Choice | None
+) -> dict[str, object]:
     kernel = program.kernels[call.kernel]
     buffers = [program.buffers[name] for name in call.arguments]
     read, written = buffers[: kernel.inputs], buffers[kernel.inputs :]
@@ -37,6 +44,7 @@ def _described(program: Program, number: int, call: Call, writers: Mapping[str, 
         "number": number,
         "kernel": kernel.name,
         "family": kernel.family,
+        "choice": asdict(choice) if choice is not None else None,
         "nodes": list(call.nodes),
         "operations": kernel.operations,
         "blocks": kernel.blocks if call.parallel else 1,

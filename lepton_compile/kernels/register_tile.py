@@ -22,6 +22,8 @@ from lepton_compile.kernels.loops import allocate, load, register, sequence, sto
 MULTIPLIERS = 2  # multiply-adds that start in a cycle
 LOAD_PORTS = 2  # loads that start in a cycle
 LATENCY = 4  # cycles from one multiply-add to the next one on the same accumulator
+STREAM_BYTES = 12  # bytes that stream from memory, or the last cache, in a cycle
+L2_BYTES = 48  # bytes that stream from the level-2 cache in a cycle
 # An epilogue of more operations than this is a loop over the stored tile instead of being unrolled over its registers.
 UNROLLED_EPILOGUE = 8
 LOOP_OVERHEAD = 0.5  # cycles of a step that are spent on neither

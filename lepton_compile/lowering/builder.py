@@ -22,6 +22,7 @@ from lepton_compile.lowering.memory import plan_memory, uses
 from lepton_compile.lowering.program import (
     Buffer,
     Call,
+    Choice,
     If,
     Kernel,
     Program,
@@ -42,10 +43,13 @@ class Builder:
     Attributes:
         machine: What kernel families need to know of the target.
         blocked: The blocked layout of this machine.
+        exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
+        choices: What was decided, node by node.
     """
 
-    def __init__(self, name: str, machine: Machine) -> None:
+    def __init__(self, name: str, machine: Machine, *, exact_order: bool = False) -> None:
         self.name = name
+        self.exact_order = exact_order
         self.machine = machine
         self.blocked = Layout(machine.lanes)
         self.buffers: dict[str, Buffer] = {}
@@ -53,6 +57,7 @@ class Builder:
         self.kernels: dict[str, Kernel] = {}
         self.inputs: list[Buffer] = []
         self.outputs: list[Buffer] = []
+        self.choices: list[Choice] = []
         self._steps: list[Step] = []
         self._kernels_by_hash: dict[int, list[Kernel]] = {}
         self._weights_by_hash: dict[str, Buffer] = {}
@@ -191,6 +196,7 @@ class Builder:
             steps=steps,
             memory=memory,
             notes=tuple(notes),
+            choices=tuple(self.choices),
         )
 
     def _kernel(self, definition: Definition, nodes: tuple[str, ...]) -> Kernel:

@@ -11,10 +11,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from tvm import te
 
-from lepton_compile.errors import BuildError, LeptonError, ShapeError, UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.errors import (
+    BudgetError,
+    BuildError,
+    LeptonError,
+    ShapeError,
+    UnsupportedOperator,
+    UnsupportedOperatorError,
+)
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors import ANCHORS
+from lepton_compile.lowering.budgets import excess
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import Array, Node, Region, region_of
 from lepton_compile.lowering.operators import OPERATORS, Operation
@@ -38,31 +46,49 @@ BROADCASTING = frozenset(
 )  # fmt: skip
 
 
-def lower(graph: Graph, target: Target, name: str) -> Program:
+def lower(graph: Graph, target: Target, name: str, *, exact_order: bool = False) -> Program:
     """Lower a graph.
+
+    A budget of the target's for memory or size decides whether convolutions by minimal filtering, whose weights are
+    several times larger, are affordable.
 
     Args:
         graph: A graph whose tensors all have static shapes; fused regions are calls of functions of the domain
         "lepton".
         target: The machine to compile for.
         name: Prefix of the library's symbols, a C identifier.
+        exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
+            errors are larger and which spreads NaN and infinities over neighbouring outputs.
 
     Returns:
         The program.
 
     Raises:
         UnsupportedOperatorError: Nodes that cannot be lowered, all of them.
+        BudgetError: Weights, or weights and intermediate results, take more than the target's budget.
     """
     _require_supported(graph)
     _require_addressable(graph)
-    machine = Machine(lanes=target.vector_bytes // 4, registers=target.vector_registers)
+    resources = target.resources
+    machine = Machine(
+        lanes=target.vector_bytes // 4,
+        registers=target.vector_registers,
+        l1_bytes=resources.l1d_bytes,
+        l2_bytes=resources.l2_bytes,
+        threads=resources.threads,
+    )
     # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
     try:
-        return _Lowering(graph, Builder(name, machine)).run()
+        program = _Lowering(graph, Builder(name, machine, exact_order=exact_order)).run()
+        if not exact_order and excess(program, target.budget):
+            program = _Lowering(graph, Builder(name, machine, exact_order=True)).run()
     finally:
         sys.setrecursionlimit(limit)
+    if problem := excess(program, target.budget):
+        raise BudgetError(problem)
+    return program
 
 
 def _require_supported(graph: Graph) -> None:

@@ -10,6 +10,8 @@ from tvm import te, tirx
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
+from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.lowering.anchors import minimal_filtering as filtering
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -55,13 +57,17 @@ def convolution(
             source = scope.in_layout(x, builder.blocked)
             definition = sliding_window(DEPTHWISE, windows, Source(x, source.layout), epilogue, machine)
             weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
-        else:
-            few = channels < FEW_CHANNELS and scope.is_plain(x)
-            source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
-            shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
-            definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
-            weights = convolution_weights(scope, w, shapes)
-        builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+            builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+            return
+        problem = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+        known = scope.literal_or_known(w)
+        direct = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
+        if known is not None and filtering.emit(scope, problem, direct, x, known, few, epilogue, sources, result):
+            return
+        source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
+        definition = conv.convolution(direct, Source(x, source.layout), epilogue, machine)
+        builder.call(definition, [source, convolution_weights(scope, w, direct), *sources], [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
 
