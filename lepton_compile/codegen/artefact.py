@@ -6,6 +6,7 @@ NAME.c          its driver, to read
 manifest.json   what it was made from, what it needs, what it holds
 steps.json      what each step of a run computes, for profiles
 plan.json       what was decided and why, where there was a plan
+tuning.json     which algorithms were taken, as a tuning file for other builds
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def generate(
     static: bool = False,
     model_hash: str = "",
     plan: Mapping[str, object] | None = None,
+    tuning: Mapping[str, object] | None = None,
     progress: Callable[[str], None] | None = None,
     kernel_limit: float = KERNEL_LIMIT,
 ) -> Library:
@@ -89,6 +91,7 @@ def generate(
         static: Whether to add a static library libNAME.a, for programs that bring no shared libraries.
         model_hash: SHA-256 of the ONNX model, for the manifest and NAME_info.
         plan: What goes into plan.json; its "steps" stand in the manifest too.
+        tuning: What goes into tuning.json; the manifest has a hash of it.
         progress: Called with a line of text at long steps.
         kernel_limit: Seconds that building one kernel may take.
 
@@ -101,7 +104,7 @@ def generate(
     """
     with tempfile.TemporaryDirectory(prefix="lepton-build-") as scratch:
         try:
-            return _generate(Path(scratch), program, target, static, model_hash, plan, progress, kernel_limit)
+            return _generate(Path(scratch), program, target, static, model_hash, plan, tuning, progress, kernel_limit)
         except OSError as error:
             raise LeptonError(f"the library can not be written: {error}", path=error.filename) from error
 
@@ -113,6 +116,7 @@ def _generate(
     static: bool,
     model_hash: str,
     plan: Mapping[str, object] | None,
+    tuning: Mapping[str, object] | None,
     progress: Callable[[str], None] | None,
     kernel_limit: float,
 ) -> Library:
@@ -131,7 +135,7 @@ def _generate(
         tools.archive(objects, f"lib{name}.a")
         files.append(f"lib{name}.a")
 
-    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, plan)
+    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, plan, tuning)
     folder = Path(tempfile.mkdtemp(prefix="lepton-"))
     result = Library(name, folder, manifest, program)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
@@ -141,6 +145,8 @@ def _generate(
     _write_json(folder / "steps.json", {"steps": describe_steps(program)})
     if plan is not None:
         _write_json(folder / "plan.json", plan)
+    if tuning is not None:
+        _write_json(folder / "tuning.json", tuning)
     return result
 
 
@@ -238,6 +244,7 @@ def _manifest(
     version: str,
     library: Path,
     plan: Mapping[str, object] | None,
+    tuning: Mapping[str, object] | None,
 ) -> dict[str, object]:
     with library.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -250,6 +257,7 @@ def _manifest(
         "model": {"sha256": model_hash},
         "notes": list(program.notes),
         "passes": (plan or {}).get("steps", []),
+        "tuning": {"sha256": hashlib.sha256(_json_text(tuning).encode()).hexdigest()} if tuning is not None else None,
         "library": {
             "file": library.name,
             "bytes": library.stat().st_size,
@@ -297,4 +305,8 @@ def _versions(version: str) -> dict[str, str]:
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+    path.write_text(_json_text(value), "utf-8")
+
+
+def _json_text(value: Mapping[str, object]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"

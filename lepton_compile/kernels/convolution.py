@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ from lepton_compile.kernels.register_tile import (
     LaneValue,
     RegisterTile,
     TileShape,
-    choose_tile,
+    rank_tiles,
     step_cycles,
     unrolls,
 )  # fmt: skip
@@ -89,13 +89,20 @@ def convolution_of(
     batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
 ) -> Convolution:
     """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
+    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine))
+
+
+def convolutions_of(
+    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
+) -> Iterator[Convolution]:
+    """The same with every register tile, the most promising first."""
     # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
     order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
-    tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
+    for tile in rank_tiles(columns, -(-outputs // machine.lanes), machine):
+        yield Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:

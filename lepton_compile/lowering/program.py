@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.lowering.choosing import Problem
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -197,6 +198,7 @@ class Program:
         dimensions: Names of the symbolic dimensions, each an argument of the library's run function and of the kernels.
         notes: What the person who uses the library should know of how the model was read, a line each.
         choices: Which kernel families took which nodes, where there was a choice.
+        problems: What there was a choice of algorithms for.
     """
 
     name: str
@@ -210,6 +212,7 @@ class Program:
     dimensions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     def calls(self) -> Iterator[Call]:
         """Every call, those inside branches included, in the order they stand."""
