@@ -26,6 +26,7 @@ from lepton_compile.kernels.loops import (
     load,
     parallel,
     parameter,
+    rolled,
     sequence,
     serial,
     store,
@@ -313,7 +314,7 @@ class _Emitter:
                 lambda b, lane: load(self.weights, [place.group, place.tile, ib, *taps, ii, b, lane]),
             )
 
-        return serial(extent, step, "ii")
+        return rolled(extent, step, "ii")
 
     def seen(self, place: _Place, position: tirx.Expr | int, taps: Sequence[tirx.Expr | int]) -> list[tirx.Expr]:
         """The input pixel that a tap of an output pixel sees."""

@@ -18,7 +18,7 @@ from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
-from lepton_compile.kernels.loops import function, load, parallel, parameter, sequence, serial, store, when
+from lepton_compile.kernels.loops import function, load, parallel, parameter, rolled, sequence, serial, store, when
 from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
 
 
@@ -171,7 +171,7 @@ class _Emitter:
                 lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
             )
 
-        reduce = serial(self.shapes.inner, step, "k")
+        reduce = rolled(self.shapes.inner, step, "k")
         if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.row(begin + t), raw))
 
