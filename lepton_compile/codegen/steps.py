@@ -21,9 +21,10 @@ def describe_steps(program: Program) -> list[dict[str, object]]:
 
     Returns:
         JSON objects: the step's number, kernel, family and ONNX nodes; why that family took them, where there was a
-        choice (`lepton_compile.lowering.program.Choice`); the floating-point operations that it does, a multiply-add counting as two; in how many blocks it is split over
-        threads; and its operands: tensor, type, logical shape, layout, owner, bytes, and the bytes of it that the step
-        has to move at least, each once. A size that depends on a symbolic dimension is null.
+        choice (`lepton_compile.lowering.program.Choice`); the floating-point operations that it does, a multiply-add
+        counting as two; in how many blocks it is split over threads; and its operands: tensor, type, logical shape,
+        layout, owner, bytes, and the bytes of it that the step has to move at least, each once. A size that depends on
+        a symbolic dimension is null.
     """
     kernels = program.kernels
     writers = Counter(name for call in program.calls() for name in call.arguments[kernels[call.kernel].inputs :])
