@@ -190,9 +190,11 @@ def measure(shape: Convolution, target: lepton_compile.Target, threads: int, roo
     compiled = lepton_compile.compile(shape.model(), target, threads=threads)
     x = np.random.default_rng(0).standard_normal([1, shape.inputs, shape.size, shape.size]).astype(np.float32)
     steps = step_times(compiled.profile({"x": x}, runs=RUNS), roofline, footprint(compiled))
-    computing = [step for step in steps if step.operations]
+    computing = [step for step in steps if step.family != "copy"]
     families = " + ".join(dict.fromkeys(step.family for step in computing))
-    return Row(shape, together(families, computing), together("moving", [s for s in steps if not s.operations]))
+    return Row(
+        shape, together(families, computing), together("copy", [step for step in steps if step.family == "copy"])
+    )
 
 
 def table(rows: Sequence[Row], roofline: Roofline) -> tuple[Sequence[str], list[Sequence[str]]]:

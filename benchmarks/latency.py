@@ -11,7 +11,10 @@ count.
 All engines compute in float32, on the same file, the same number of threads and the same inputs. Beside each model
 stands its roofline: the least time that its steps could take on this machine, and what share of it was reached.
 
---avx2 compares code for x86-64-v3 with OpenVINO kept to AVX2. `pip install -e '.[test,bench]'`.
+--avx2 compares code for x86-64-v3 with OpenVINO whose oneDNN is kept to AVX2 (ONEDNN_MAX_CPU_ISA). What OpenVINO does
+without oneDNN, element-wise code and matrix products by MLAS, uses the processor's widest vectors all the same.
+
+`pip install -e '.[test,bench]'`.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def trace(
     Raises:
         ShapeError: As for `CompiledModel.run`.
     """
-    model = CompiledModel(library.folder, keep=library, verify=False)
+    model = CompiledModel(library.folder, keep=library)
     program = library.program
     calls = tuple(program.calls())
     arena = _aligned(program.memory.arena_bytes)

@@ -80,11 +80,12 @@ def _chart(steps: Sequence[StepTime], peak: float, colours: dict[str, str], *, m
     for step in steps:
         # A step that computes nothing still shows that it takes time.
         tall = max(height * min(step.rate / peak, 1.0), 2.0)
-        told = f"{step.label or step.kernel}\n{step.family}: {step.seconds * 1e6:.1f} us, {step.rate / 1e9:.1f} GFLOP/s"
+        speed = f"{step.family}: {step.seconds * 1e6:.1f} us, {step.rate / 1e9:.1f} GFLOP/s"
+        told = "\n".join(filter(None, (step.label or step.kernel, speed, step.shapes, step.choice)))
         bars.append(
             f'<rect x="{LEFT + width * begin / total:.2f}" y="{height - tall:.2f}" '
             f'width="{width * step.seconds / total:.2f}" height="{tall:.2f}" fill="{colours[step.family]}" '
-            f'stroke="white" stroke-width="0.3"><title>{escape(told)}\n{escape(step.shapes)}</title></rect>'
+            f'stroke="white" stroke-width="0.3"><title>{escape(told)}</title></rect>'
         )
         begin += step.seconds
     lines = [

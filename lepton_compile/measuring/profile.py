@@ -25,6 +25,7 @@ class StepTime:
         moved_bytes: Bytes that have to be moved at least.
         shapes: Types, shapes and layouts, in words.
         kernel: The kernel's name; empty for several.
+        choice: How the family does it and why, where there was a choice.
         bound: Seconds that it takes at least; None where the machine was not measured.
         peak_seconds: Seconds that its operations take at the peak; None where the machine was not measured.
     """
@@ -37,6 +38,7 @@ class StepTime:
     moved_bytes: int
     shapes: str = ""
     kernel: str = ""
+    choice: str = ""
     bound: float | None = None
     peak_seconds: float | None = None
 
@@ -105,9 +107,14 @@ def _timed(step: Mapping[str, Any], seconds: float, roofline: Roofline | None, f
         moved_bytes=sum(operand["moved_bytes"] or 0 for operand in operands),
         shapes=f"{_shapes(step['inputs'])} -> {_shapes(step['outputs'])}",
         kernel=step["kernel"],
+        choice=_choice(step["choice"]),
         bound=None if roofline is None else roofline.bound(step, footprint),
         peak_seconds=None if roofline is None else step["operations"] / roofline.peak,
     )
+
+
+def _choice(choice: Mapping[str, Any] | None) -> str:
+    return "" if choice is None else "; ".join([choice["taken"], *(f"not {other}" for other in choice["passed_over"])])
 
 
 def _shapes(operands: Iterable[Mapping[str, Any]]) -> str:

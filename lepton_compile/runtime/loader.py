@@ -105,7 +105,7 @@ class Tensor:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(str(size) for size in self.shape)}]"
 
-    @property
+    @functools.cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The array type: bfloat16 travels as its bits where numpy does not know it."""
         try:
@@ -158,6 +158,7 @@ class Instance:
         self._name = name
         self._library = library
         self._arena = arena  # the instance works in it
+        self._run = self._function("run")
         self._handle = ctypes.c_void_p()
         options = _Options(threads=threads)
         if arena is not None:
@@ -177,29 +178,34 @@ class Instance:
         Raises:
             LeptonError: When the library refuses the values.
         """
+        if on_step is None:
+            status = self._run(self._handle, ctypes.byref(prepared.given), ctypes.byref(prepared.taken))
+        else:
+            status = self._run_profiled(prepared, on_step)
+        if status != 0:
+            raise LeptonError(f"{self._name} can not be run: {self._error(self._handle)}", status=status)
+
+    def _run_profiled(self, prepared: Prepared, on_step: Callable[[int, int], None]) -> int:
         raised: list[BaseException] = []
 
         def called(_context: object, number: int, nanoseconds: int) -> None:
-            if raised or on_step is None:
+            if raised:
                 return
             try:
                 on_step(number, nanoseconds)
             except BaseException as error:  # C can not pass it on
                 raised.append(error)
 
-        set_profile = self._function("set_profile") if on_step is not None else None
         callback = _ON_STEP(called)
-        if set_profile is not None:
-            set_profile(self._handle, ctypes.cast(callback, ctypes.c_void_p), None)
+        set_profile = self._function("set_profile")
+        set_profile(self._handle, ctypes.cast(callback, ctypes.c_void_p), None)
         try:
-            status = self._function("run")(self._handle, ctypes.byref(prepared.given), ctypes.byref(prepared.taken))
+            status = int(self._run(self._handle, ctypes.byref(prepared.given), ctypes.byref(prepared.taken)))
         finally:
-            if set_profile is not None:
-                set_profile(self._handle, None, None)
+            set_profile(self._handle, None, None)
         if raised:
             raise raised[0]
-        if status != 0:
-            raise LeptonError(f"{self._name} can not be run: {self._error(self._handle)}", status=status)
+        return status
 
     def _error(self, handle: ctypes.c_void_p | None) -> str:
         return bytes(self._function("error")(handle)).decode(errors="replace")
@@ -396,7 +402,8 @@ class CompiledModel:
                     shape=array.shape,
                     expected=tensor.shape,
                 )
-            arrays.append(np.require(array, requirements=["C", "A"]))
+            suits = array.flags.c_contiguous and array.flags.aligned
+            arrays.append(array if suits else np.require(array, requirements=["C", "A"]))
         return arrays, sizes
 
     def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Prepared:

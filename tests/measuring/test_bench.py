@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import lepton_compile
-from lepton_compile import LeptonError, ShapeError
+from lepton_compile import LeptonError, ShapeError, TargetError
 from lepton_compile.measuring import bench as benching
 from lepton_compile.measuring import peers
 from lepton_compile.measuring.bench import OURS, Benchmark, bench
@@ -197,3 +197,13 @@ def test_a_folder_without_steps_is_measured_but_not_profiled(folder: Path, tmp_p
     assert bench(copy, inputs=ids, seconds=0).engines[OURS].counts
     with pytest.raises(LeptonError, match="compiled without profiles: compile it anew"):
         bench(copy, inputs=ids, seconds=0, profile=True)
+
+
+def test_values_and_machines_that_the_library_refuses_are_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LeptonError, match="can not be run"):
+        bench(folder, inputs={"ids": np.full((1, 12), 99)}, seconds=0)
+    copy = shutil.copytree(folder, tmp_path / "foreign.lepton")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"triple": "mips64-linux-gnu"}))
+    with pytest.raises(TargetError, match="compiled for mips64-linux-gnu"):
+        bench(copy, seconds=0)

@@ -25,6 +25,7 @@ def step(number: int, family: str, operations: int, *operands: dict[str, object]
         "nodes": [f"node_{number}"],
         "operations": operations,
         "blocks": 1,
+        "choice": {"taken": "tile 2x2", "passed_over": ["tile 3x3: slower"]} if family == "matmul" else None,
         "inputs": list(operands[:-1]),
         "outputs": list(operands[-1:]),
     }
@@ -46,6 +47,7 @@ def test_a_step_has_its_median_and_its_shares() -> None:
     assert (first.label, first.kernel, first.family, first.calls) == ("node_0", "matmul_0", "matmul", 1)
     assert first.shapes == "float32[1,2] -> float32[1,2] NC...16c"
     assert first.moved_bytes == 2800
+    assert (first.choice, times[1].choice) == ("tile 2x2; not tile 3x3: slower", "")
     assert first.rate == pytest.approx(4e8)
     assert first.share_of_peak == pytest.approx(0.4)
     # 800 bytes from the smallest cache, and 2000 of weights from memory, take longer than 4000 operations.
