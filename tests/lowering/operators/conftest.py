@@ -16,9 +16,9 @@ from tvm.tirx import stmt
 
 import lepton_compile.lowering  # noqa: F401  (the kernels import Layout from this package, which imports the kernels)
 from lepton_compile.kernels.elementwise import elementwise
-from lepton_compile.kernels.expressions import is_reduction, leaves
 from lepton_compile.kernels.kernel import Machine, Source
-from lepton_compile.kernels.reduction import reduction
+from lepton_compile.kernels.row_plan import RowPlan, plan_rows, row_leaves
+from lepton_compile.kernels.rows import rows
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.operators.pointwise import fill
 from lepton_compile.lowering.program import PLAIN
@@ -41,7 +41,7 @@ def serial(body: tirx.Stmt) -> tirx.Stmt:
 
 
 class Values:
-    """The values of tensors, each computed by a kernel of its own where it needs one."""
+    """The values of tensors, computed by as many kernels as they need."""
 
     def __init__(self) -> None:
         # By operation, of which each has one tensor: those of rank 0 cannot be compared.
@@ -49,10 +49,12 @@ class Values:
 
     def of(self, tensor: te.Tensor) -> np.ndarray:
         if tensor.op not in self.known:
-            sources = leaves(tensor)
+            while not isinstance(plan := plan_rows(tensor, lambda each: each.op in self.known), RowPlan):
+                self.of(plan)
+            sources = row_leaves(plan)
             arguments = [np.ascontiguousarray(self.of(source)).reshape(source_shape(source)) for source in sources]
-            family = reduction if is_reduction(tensor) else elementwise
-            made = family(tensor, PLAIN, [Source(source, PLAIN) for source in sources], MACHINE)
+            places = [Source(source, PLAIN) for source in sources]
+            made = rows(plan, PLAIN, places, MACHINE) if plan.stages else elementwise(tensor, PLAIN, places, MACHINE)
             function = made.function
             function = tirx.PrimFunc(function.params, serial(function.body)).with_attr("global_symbol", "kernel")
             module = tirx.build(PASSES(tvm.IRModule({"kernel": function})), TARGET)
