@@ -232,7 +232,9 @@ class _Planner:
                 if len(set(walk.values())) != len(walk) or walks.setdefault(stage.op, ordered) != ordered:
                     return {}
         for at in accesses(lambda load, inlined: evaluate(self.output, self.variables, load, inlined)):
-            if any(size > 1 and identity(i) != identity(v) for i, v, size in zip(at, self.variables, sizes, strict=True)):
+            if any(
+                size > 1 and identity(i) != identity(v) for i, v, size in zip(at, self.variables, sizes, strict=True)
+            ):
                 return {}
         return walks
 

@@ -6,8 +6,8 @@ share their rows.
 
 Vectors run along the rows where that is how memory lies: each lane then keeps partial results, and the lanes are
 combined at the end. Otherwise (softmax over channels, instance normalisation of a blocked tensor) neighbouring rows are
-the lanes. Either way float sums are taken in another order than the textbook's: n terms in m partial sums, each added up
-in runs, are off by about n / m / RUN + RUN roundings at worst, where one running sum would be off by n.
+the lanes. Either way float sums are taken in another order than the textbook's: n terms in m partial sums, each added
+up in runs, are off by about n / m / RUN + RUN roundings at worst, where one running sum would be off by n.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ class _Emitter:
         self.across = [axis for axis, own in enumerate(logical_axis) if own in plan.rows]
         self.along = [axis for axis, own in enumerate(logical_axis) if own not in plan.rows]
 
-        # What a row's values are is not known until there are registers for them.
-        self.values: dict[te.Operation, Callable[[tirx.Expr], tirx.Expr]] = {
-            stage.reduction.op: lambda _, value=tirx.Var("value", str(stage.reduction.dtype)): value  # type: ignore[misc]
-            for stage in plan.stages
-        }
+        # A row's values, in the lane that is asked for; placeholders until there are registers for them.
+        self.values: dict[te.Operation, Callable[[tirx.Expr], tirx.Expr]] = {}
+        for stage in plan.stages:
+            unknown = tirx.Var("value", str(stage.reduction.dtype))
+            self.values[stage.reduction.op] = lambda _, unknown=unknown: unknown  # type: ignore[misc]
         self.guarded = False
         self.place = [self.variable(f"i{axis}", size) for axis, size in enumerate(self.extents)]
         self.over = {
@@ -177,9 +177,7 @@ class _Emitter:
     def value(self, place: Sequence[tirx.Expr], lane: tirx.Expr) -> tirx.Expr:
         """An element of the result."""
         output = self.plan.output
-        value = evaluate(
-            output, logical(place, self.layout, len(output.shape)), self.load(lane), self.plan.inlined
-        )
+        value = evaluate(output, logical(place, self.layout, len(output.shape)), self.load(lane), self.plan.inlined)
         return self.inside(place, value, tirx.const(0, str(output.dtype)))
 
     def term(self, stage: Stage, row: Sequence[tirx.Expr], over: Sequence[tirx.Expr], lane: tirx.Expr) -> tirx.Expr:

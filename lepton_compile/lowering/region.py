@@ -4,9 +4,9 @@ Nodes are evaluated in order. An element-wise operator adds to an expression and
 (convolution, matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a
 tensor has to be in memory: because it is an output of the region, or the operand of an anchor. If its expression is
 element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise the
-anchor is stored first. Reductions that give one value for each row of the tensor are computed by its kernel, row by row;
-others are stored first as well, and an element-wise kernel does the rest. So any region is computed rightly, whatever
-fusion put into it, and well if fusion knew what kernels can take.
+anchor is stored first. Reductions that give one value for each row of the tensor are computed by its kernel, row by
+row; others are stored first as well, and an element-wise kernel does the rest. So any region is computed rightly,
+whatever fusion put into it, and well if fusion knew what kernels can take.
 """
 
 from __future__ import annotations
@@ -194,11 +194,7 @@ class Scope:
         last = open_anchors[-1]
         reductions = self._open_reductions(tensor)
         reduced = [each.op for leaf in reductions for each in self._open_anchors(leaf, through_reductions=True)]
-        if (
-            last.op in reduced
-            or not self._is_epilogue(tensor, last)
-            or self._anchors[last.op].layout != result.layout
-        ):
+        if last.op in reduced or not self._is_epilogue(tensor, last) or self._anchors[last.op].layout != result.layout:
             return False
         for other in (*reductions, *open_anchors[:-1]):
             self.to_memory(other)
