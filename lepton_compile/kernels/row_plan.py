@@ -112,7 +112,7 @@ def row_leaves(plan: RowPlan) -> list[te.Tensor]:
     return found
 
 
-class _Conflict(Exception):
+class _ConflictError(Exception):
     """A reduction that is demanded at more than one place of a row."""
 
     def __init__(self, reduction: te.Tensor) -> None:
@@ -133,7 +133,7 @@ class _Planner:
     def plan(self) -> RowPlan | te.Tensor:
         try:
             evaluate(self.output, self.variables, self._load)
-        except _Conflict as conflict:
+        except _ConflictError as conflict:
             return conflict.reduction
         sizes = shape_of(self.output)
         demanded = {name for at in self.demands.values() for index in at for name in variables_outside_loads(index)}
@@ -168,10 +168,10 @@ class _Planner:
         known = self.demands.get(tensor.op)
         if known is not None:
             if not all(tvm_ffi.structural_equal(a, b) for a, b in zip(known, place, strict=True)):
-                raise _Conflict(tensor)
+                raise _ConflictError(tensor)
             return
         if any(name not in self.walking for index in place for name in variables_outside_loads(index)):
-            raise _Conflict(tensor)
+            raise _ConflictError(tensor)
         self.demands[tensor.op] = place
         reduce = Reduction(tensor)
         over = [self._variable(f"k{axis}", int(extent)) for axis, extent in enumerate(reduce.extents)]

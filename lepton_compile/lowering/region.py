@@ -119,6 +119,28 @@ class Scope:
             self._copies[tensor.op] = te.compute(tensor.shape, lambda *i: tensor(*i), name="copy")
         return self._copies[tensor.op]
 
+    def origin(self, tensor: te.Tensor) -> te.Tensor:
+        """The tensor to read instead of this one: one that it only has the elements of, in rows that are as contiguous.
+
+        So a product reads attention heads where they are, and nothing is copied to bring them together. Of any other
+        tensor, itself.
+        """
+        if not is_inlined(tensor) or tensor.op in self._buffers:
+            return tensor
+        found: list[tuple[te.Tensor, list[tirx.Expr], tirx.Expr]] = []
+
+        def record(leaf: te.Tensor, indices: list[tirx.Expr]) -> tirx.Expr:
+            found.append((leaf, list(indices), tirx.Var("value", str(leaf.dtype))))
+            return found[-1][2]
+
+        variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(tensor.shape))]
+        value = evaluate(tensor, variables, record)
+        if len(found) != 1 or identity(found[0][2]) != identity(value):
+            return tensor
+        leaf, indices, _ = found[0]
+        contiguous = identity(indices[-1]) == identity(variables[-1]) and shape_of(leaf)[-1] == shape_of(tensor)[-1]
+        return leaf if contiguous and not is_reduction(leaf) else tensor
+
     def open(self, shape: Sequence[int], dtype: str, anchor: Anchor) -> te.Tensor:
         """A tensor that an anchor computes, once it is known what becomes of it."""
         tensor = te.placeholder(list(shape), dtype, name="anchor")

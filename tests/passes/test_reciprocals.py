@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from lepton_compile.passes.reciprocals import Reciprocals
 
 
