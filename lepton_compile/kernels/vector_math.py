@@ -8,8 +8,8 @@ An intermediate value that is used more than once is bound by `let`, which does 
 and TVM's simplifier, which treats floats as reals and turns (x + 1) - 1 into x, cannot see through it.
 
 Sources: the Cephes Mathematical Library (S. Moshier, single precision: expf.c, logf.c, sinf.c); the rational tanh
-(also onnxruntime's) and erf of Eigen; range reduction after W. J. Cody and W. Waite, "Software Manual for the Elementary
-Functions", 1980.
+(also onnxruntime's) and erf of Eigen; range reduction after W. J. Cody and W. Waite, "Software Manual for the
+Elementary Functions", 1980.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels.layouts import assert_close, from_blocks, onnx_node, to_blocks
-from tvm import te
+from tvm import te, tirx
 
 from lepton_compile.kernels.kernel import Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
@@ -191,3 +191,13 @@ def test_an_empty_row_sums_to_nothing(run) -> None:
     x, k = tensor(3, 1), te.reduce_axis((0, 0))
     output = te.compute((3,), lambda i: te.sum(x(i, k), axis=k))
     np.testing.assert_array_equal(compute(run, output, [(x, random(3, 1))]), np.zeros(3, np.float32))
+
+
+def test_truth_values_choose(run) -> None:
+    """A mask of truth values that has a row of its own for each row, one of them with nothing left."""
+    a, mask = random(6, 70), random(6, 70) > 0
+    mask[3] = False
+    x, m = tensor(*a.shape), te.placeholder(mask.shape, "bool", name="m")
+    least = te.compute((1,), lambda _: tirx.const(-np.inf, "float32"))
+    actual = compute(run, apply("Softmax", apply("Where", m, x, least)), [(x, a), (m, mask)])
+    assert_close(actual, onnx_node("Softmax", np.where(mask, a, -np.float32(np.inf))))

@@ -40,6 +40,11 @@ def serial(body: tirx.Stmt) -> tirx.Stmt:
     return body
 
 
+def in_memory(array: np.ndarray) -> np.ndarray:
+    """An operand as a kernel takes it: truth values are bytes."""
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
+
+
 class Values:
     """The values of tensors, computed by as many kernels as they need."""
 
@@ -59,7 +64,7 @@ class Values:
             function = tirx.PrimFunc(function.params, serial(function.body)).with_attr("global_symbol", "kernel")
             module = tirx.build(PASSES(tvm.IRModule({"kernel": function})), TARGET)
             result = tvm.runtime.empty(source_shape(tensor), str(tensor.dtype))
-            module["kernel"](*(tvm.runtime.tensor(argument) for argument in arguments), result)
+            module["kernel"](*(tvm.runtime.tensor(in_memory(argument)) for argument in arguments), result)
             self.known[tensor.op] = result.numpy().reshape([int(size) for size in tensor.shape])
         return self.known[tensor.op]
 
