@@ -76,8 +76,8 @@ def physical(layout: Layout, indices: Sequence[tirx.Expr], analyzer: sym.Analyze
 class Operands:
     """Input parameters of a kernel, one for each tensor that it reads; `first` of them came before these.
 
-    What an epilogue reads are operands of its own: a residual may be the kernel's input in another layout. A truth value
-    is read as the byte that it is in memory: a vector of booleans would be packed bits.
+    What an epilogue reads are operands of its own: a residual may be the kernel's input in another layout. A truth
+    value is read as the byte that it is in memory: a vector of booleans would be packed bits.
     """
 
     def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer, first: int = 0) -> None:

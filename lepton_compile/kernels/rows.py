@@ -137,7 +137,7 @@ class _Emitter:
             function=function([*self.inputs.parameters, self.result], body),
             inputs=len(self.inputs.parameters),
             blocks=blocks,
-            family="rows" if len(self.plan.stages) > 1 or self.along else "reduction",
+            family="reduction" if len(self.plan.stages) == 1 and count == math.prod(self.extents) else "rows",
             operations=operations,
         )
 
