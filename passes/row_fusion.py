@@ -3,7 +3,8 @@
     relu(layer_normalization(x + y))   ->   Rows_n(x, y)
 
 Inside are values of the result's own shape, and those that reductions leave of its rows; any other smaller value would
-be computed over and over.
+be computed over and over. There is at most one normalisation: a second one would compute the first for each of its own
+reductions.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
     *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
 )
+# Every reduction goes over the row again, and computes again what stands before it.
+_MAXIMUM_PASSES = 3
 _KINDS = ("LayerNormalization", "Softmax")
 
 
@@ -49,11 +52,25 @@ class RowFusion(Fusion):
             for last in reversed(scope.nodes):
                 if id(last) in taken or not _belongs(last):
                     continue
-                nodes, _ = computed_for(last, uses, position, _belongs, _fits)
+                passes = _passes(last)
+
+                def fits(node: gs.Node, last: gs.Node) -> bool:
+                    nonlocal passes
+                    if passes + _passes(node) > _MAXIMUM_PASSES or not _fits(node, last):
+                        return False
+                    passes += _passes(node)
+                    return True
+
+                nodes, _ = computed_for(last, uses, position, _belongs, fits)
                 if len(nodes) > 1 and any(not is_elementwise(node) for node in nodes):
                     taken |= {id(node) for node in nodes}
                     found.append(Region(self.kind, last.name, tuple(nodes)))
             yield from reversed(found)
+
+
+def _passes(node: gs.Node) -> int:
+    """How often a row is gone over to reduce it."""
+    return 2 if _normalises(node) else 1 if _reduces(node) else 0
 
 
 def _belongs(node: gs.Node) -> bool:
