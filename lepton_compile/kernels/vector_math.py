@@ -200,7 +200,7 @@ def tanh(x: tirx.Expr) -> tirx.Expr:
 
 
 def erf(x: tirx.Expr) -> tirx.Expr:
-    """The error function: x P(x^2) / Q(x^2), which is 1 in float32 from 3.83 on.
+    """The error function: x P(x^2) / Q(x^2), and exactly 1 from 3.83 on, where float32 has no nearer number.
 
     A third of the operations of a polynomial near zero beside an exponential elsewhere, for which both are computed.
     """
@@ -219,7 +219,11 @@ def erf(x: tirx.Expr) -> tirx.Expr:
         # The quotient first: x P would lose the last places of a tiny x.
         return let(v * v, lambda z: v * (polynomial(z, above) / polynomial(z, below)))
 
-    return clamp(let(clamp(x, -3.832506856900711, 3.832506856900711), ratio), -1.0, 1.0)
+    def whole(v: tirx.Expr) -> tirx.Expr:
+        near, end, one = clamp(ratio(v), -1.0, 1.0), f32(3.832506856900711), f32(1)
+        return tirx.Select(v > end, one, tirx.Select(v < -end, -one, near))
+
+    return let(x, whole)
 
 
 def softplus(x: tirx.Expr) -> tirx.Expr:
