@@ -8,6 +8,9 @@ Vectors run along the rows where that is how memory lies: each lane then keeps p
 combined at the end. Otherwise (softmax over channels, instance normalisation of a blocked tensor) neighbouring rows are
 the lanes. Either way float sums are taken in another order than the textbook's: n terms in m partial sums, each added
 up in runs, are off by about n / m / RUN + RUN roundings at worst, where one running sum would be off by n.
+
+What is expensive and needed again is kept where the result will be, and the result is written over it: so a kernel may
+write to its output before it has read all of its operands, and the two must not share memory.
 """
 
 from __future__ import annotations
