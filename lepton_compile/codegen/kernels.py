@@ -103,7 +103,7 @@ def _over_range(statement: tirx.Stmt, begin: tirx.Var, end: tirx.Var) -> tuple[t
 
 
 def _hide_extents(statement: tirx.Stmt, nothing: tirx.Expr) -> tirx.Stmt:
-    """The statement with `nothing` added to the extents of loops to be kept rolled: a zero that LLVM takes for 0 or 255.
+    """The statement with `nothing`, a zero that LLVM takes for 0 or 255, added to the extents of loops to keep rolled.
 
     LLVM's options against unrolling have no effect through TVM, and its loop metadata cannot be reached. A known bound
     that is low would do as little as a known extent.

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from tvm import ir, sym, te, tirx
 
-from lepton_compile.kernels.expressions import count_operations, evaluate, identity, loads_of, operands, vector_store
+from lepton_compile.kernels.expressions import (
+    count_operations,
+    evaluate,
+    identity,
+    loads_of,
+    variables_outside_loads,
+    vector_store,
+)
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
@@ -125,7 +132,7 @@ def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
     """
     block, lane = identity(variables[1]), identity(variables[-1])
     for read in loads_of(value):
-        if not {block, lane} & set().union(*map(_variables_outside_loads, read.indices)):
+        if not {block, lane} & set().union(*map(variables_outside_loads, read.indices)):
             continue
         if len(read.indices) != len(variables) or identity(read.indices[-1]) != lane:
             return False
@@ -155,7 +162,7 @@ def merged_axes(
     extent is that of the loop, and nothing but loads uses them.
     """
     loads = loads_of(value)
-    outside = _variables_outside_loads(value)
+    outside = variables_outside_loads(value)
 
     def mergeable(first: int) -> bool:
         a, b = identity(variables[first]), identity(variables[first + 1])
@@ -164,7 +171,7 @@ def merged_axes(
         if a in outside or b in outside:
             return False
         for read in loads:
-            used = [_variables_outside_loads(index) for index in read.indices]
+            used = [variables_outside_loads(index) for index in read.indices]
             places = [p for p, names in enumerate(used) if a in names or b in names]
             if not places:
                 continue
@@ -185,25 +192,6 @@ def merged_axes(
         else:
             groups.append([axis])
     return groups
-
-
-def _variables_outside_loads(node: tirx.Expr) -> set[int]:
-    if isinstance(node, tirx.Var):
-        return {identity(node)}
-    if isinstance(node, ir.TensorLoad):
-        return set()
-    found: set[int] = set()
-    seen: set[int] = set()
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if identity(current) in seen or isinstance(current, ir.TensorLoad):
-            continue
-        seen.add(identity(current))
-        if isinstance(current, tirx.Var):
-            found.add(identity(current))
-        pending.extend(operands(current))
-    return found
 
 
 def unmerge(position: Sequence[tirx.Expr], groups: Sequence[Sequence[int]], extents: Sequence[int]) -> list[tirx.Expr]:
