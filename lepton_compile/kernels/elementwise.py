@@ -115,7 +115,27 @@ def elementwise(
         blocks=blocks,
         family="elementwise",
         operations=count_operations(general) * math.prod(extents),
+        copies=displacement(general, variables, extents, analyzer) if part is None else None,
     )
+
+
+def displacement(
+    value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequence[int], analyzer: sym.Analyzer
+) -> int | None:
+    """How many elements into its operand's memory an output that is a copy of a range of it begins, if it is one."""
+    if not isinstance(value, ir.TensorLoad):
+        return None
+    shape = [int(size) for size in value.source.shape]
+    apart = analyzer.simplify(_row_major(value.indices, shape) - _row_major(variables, extents))
+    return int(apart) if isinstance(apart, tirx.IntImm) and int(apart) >= 0 else None
+
+
+def _row_major(indices: Sequence[tirx.Expr], shape: Sequence[int]) -> tirx.Expr:
+    """The place in memory, in elements."""
+    place: tirx.Expr = tirx.const(0, "int32")
+    for index, size in zip(indices, shape, strict=True):
+        place = place * size + index
+    return place
 
 
 def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:

@@ -38,6 +38,8 @@ class Definition:
         blocks: Extent of the outermost loop.
         family: Name of the kernel family.
         operations: Floating-point operations, a multiply-add counting as two.
+        copies: Where all that it does is to copy a range of its only input's memory: the place in it, in elements, of
+            the output's first.
     """
 
     function: tirx.PrimFunc
@@ -45,6 +47,7 @@ class Definition:
     blocks: int
     family: str
     operations: int
+    copies: int | None = None
 
 
 @dataclass(frozen=True)

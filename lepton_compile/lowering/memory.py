@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Step, Storage, location
 
 # The start of every buffer: a cache line, and the widest vector.
 ALIGNMENT = 64
@@ -54,7 +54,7 @@ def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Seq
     for time, names in enumerate(uses(steps)):
         end = time
         for name in names:
-            root = root_of(buffers, name)
+            root, _ = location(buffers, name)
             if buffers[root].storage in (Storage.ARENA, Storage.OUTPUT):
                 owned.setdefault(root, []).append(time)
     for output in outputs:
@@ -69,13 +69,6 @@ def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Seq
         )
         for name, times in owned.items()
     ]
-
-
-def root_of(buffers: Mapping[str, Buffer], name: str) -> str:
-    """The buffer whose memory a view shares."""
-    while (source := buffers[name].view_of) is not None:
-        name = source
-    return name
 
 
 def uses(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
