@@ -16,7 +16,7 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.expressions import count_operations, evaluate, identity, loads_of, operands, vector_store
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import Layout
-from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
+from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store
 
 # A flat loop is cut into pieces of this many elements for the threads to share; about the size of an L1 cache.
 FLAT_BLOCK = 4096
@@ -54,24 +54,23 @@ def elementwise(
     Returns:
         A kernel of the sources, in order, and the output.
     """
-    extents = layout.physical_shape(shape_of(output)) or (1,)
+    channels = shape_of(output)[1] if layout.block else 0
+    walked = layout
+    if part and layout.block and part.axis == 1 and (part.offset % layout.block or channels % layout.block):
+        # A part that does not fill whole blocks is written in pieces of blocks that it fills.
+        walked = Layout(math.gcd(layout.block, part.offset, channels))
+    extents = walked.physical_shape(shape_of(output)) or (1,)
     analyzer = sym.Analyzer()
     variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(extents))]
     for variable, extent in zip(variables, extents, strict=True):
         analyzer.bind(variable, ir.Range(0, extent))
     inputs = Operands(sources, analyzer)
 
-    channels = shape_of(output)[1] if layout.block else 0
-    # A part that does not fill whole blocks must leave the other lanes of its blocks alone.
-    shifted_lanes = bool(
-        layout.block and part and part.axis == 1 and (part.offset % layout.block or channels % layout.block)
-    )
-
     def unguarded(at: Sequence[tirx.Expr]) -> tirx.Expr:
-        return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
+        return evaluate(output, logical(at, walked, len(output.shape)), inputs.load)
 
     general = unguarded(variables)
-    guarded = bool(channels % layout.block) and not stays_in_lane(general, variables) if layout.block else False
+    guarded = bool(channels % walked.block) and not stays_in_lane(general, variables) if walked.block else False
 
     def value(at: Sequence[tirx.Expr]) -> tirx.Expr:
         if not guarded:
@@ -80,7 +79,7 @@ def elementwise(
         return tirx.if_then_else(inside, unguarded(at), tirx.const(0, str(output.dtype)))
 
     whole = layout.physical_shape(part.shape) if part else extents
-    groups = merged_axes(general, variables, extents, whole)
+    groups = merged_axes(general, variables, extents, walked.physical_shape(part.shape) if part else extents)
     sizes = [math.prod(extents[axis] for axis in group) for group in groups]
     result = parameter("y", whole, str(output.dtype))
     dtypes = {str(output.dtype), *(str(buffer.dtype) for buffer in inputs.parameters)}
@@ -96,17 +95,11 @@ def elementwise(
         def place(lane: tirx.Expr) -> list[tirx.Expr]:
             if part is None:
                 return at(lane)
-            indices = logical(at(lane), layout, len(output.shape))
+            indices = logical(at(lane), walked, len(output.shape))
             indices[part.axis] = indices[part.axis] + part.offset
             return physical(layout, indices, analyzer)
 
-        def write(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
-            written = store(result, place(lane), v)
-            if not shifted_lanes:
-                return written
-            return when(logical(at(lane), layout, len(output.shape))[1] < channels, written)
-
-        return vector_store(width, lambda lane: value(at(lane)), write)
+        return vector_store(width, lambda lane: value(at(lane)), lambda lane, v: store(result, place(lane), v))
 
     body, blocks = vector_loops(sizes, lanes, put)
     return Definition(
@@ -256,7 +249,9 @@ def vector_loops(
     *outer, inner = sizes
 
     def along_inner(position: list[tirx.Expr], begin: tirx.Expr | int, count: tirx.Expr | int) -> tirx.Stmt:
-        width = lanes if inner >= lanes else 1
+        width = lanes
+        while width > inner:
+            width //= 2
         parts = []
         vectors = count // width if isinstance(count, int) else tirx.floordiv(count, width)
         if not (isinstance(vectors, int) and vectors == 0):
@@ -267,29 +262,30 @@ def vector_loops(
                 parts.append(serial(left, lambda t: put([*position, begin + vectors * width + t], 1), "tail"))
         return sequence(parts)
 
-    if not outer:
-        blocks = -(-inner // FLAT_BLOCK)
-        if blocks == 1:
-            return parallel(1, lambda block: along_inner([], 0, inner)), 1
-        if inner % FLAT_BLOCK == 0:
-            return parallel(blocks, lambda block: along_inner([], block * FLAT_BLOCK, FLAT_BLOCK)), blocks
-        return parallel(
-            blocks,
-            lambda block: along_inner([], block * FLAT_BLOCK, tirx.min(FLAT_BLOCK, inner - block * FLAT_BLOCK)),
-        ), blocks
-
-    split = 1
-    while split < len(outer) and math.prod(outer[:split]) < MANY_BLOCKS:
-        split += 1
-    shared, rest = outer[:split], outer[split:]
-    blocks = math.prod(shared)
-
     def inside(position: list[tirx.Expr], left: Sequence[int]) -> tirx.Stmt:
         if not left:
             return along_inner(position, 0, inner)
         return serial(left[0], lambda i: inside([*position, i], left[1:]))
 
-    return parallel(blocks, lambda block: inside(split_index(block, shared), rest)), blocks
+    # One axis is cut into pieces, so that there are enough blocks, and none that is hardly worth its indices.
+    cut = 0
+    while cut < len(outer) and math.prod(outer[: cut + 1]) < MANY_BLOCKS:
+        cut += 1
+    before, whole = math.prod(sizes[:cut]), sizes[cut]
+    piece = FLAT_BLOCK
+    if cut < len(outer):
+        piece = max(1, min(FLAT_BLOCK // math.prod(sizes[cut + 1 :]), before * whole // MANY_BLOCKS))
+    pieces = -(-whole // piece)
+
+    def block(index: tirx.Expr) -> tirx.Stmt:
+        *position, number = split_index(index, [*sizes[:cut], pieces])
+        begin: tirx.Expr | int = number * piece if pieces > 1 else 0
+        count: tirx.Expr | int = min(piece, whole) if whole % piece == 0 or pieces == 1 else tirx.min(piece, whole - begin)
+        if cut == len(outer):
+            return along_inner(position, begin, count)
+        return serial(count, lambda i: inside([*position, begin + i], outer[cut + 1 :]))
+
+    return parallel(before * pieces, block), before * pieces
 
 
 def split_index(index: tirx.Expr, sizes: Sequence[int]) -> list[tirx.Expr]:
