@@ -101,6 +101,16 @@ def elementwise(
 
         return vector_store(width, lambda lane: value(at(lane)), lambda lane, v: store(result, place(lane), v))
 
+    def apart(read: ir.TensorLoad) -> int | None:
+        """How many elements further into its operand's memory a load lies than the output's element in its own."""
+        shape = [int(size) for size in read.source.shape]
+        distance = analyzer.simplify(_row_major(read.indices, shape) - _row_major(variables, extents))
+        return int(distance) if isinstance(distance, tirx.IntImm) else None
+
+    def read_in_place(buffer: tirx.Buffer) -> bool:
+        same = str(buffer.dtype) == str(output.dtype) and math.prod(map(int, buffer.shape)) == math.prod(extents)
+        return part is None and same and all(apart(r) == 0 for r in loads_of(general) if r.source.same_as(buffer))
+
     body, blocks = vector_loops(sizes, lanes, put)
     return Definition(
         function=function([*inputs.parameters, result], body),
@@ -108,19 +118,9 @@ def elementwise(
         blocks=blocks,
         family="elementwise",
         operations=count_operations(general) * math.prod(extents),
-        copies=displacement(general, variables, extents, analyzer) if part is None else None,
+        copies=apart(general) if part is None and isinstance(general, ir.TensorLoad) else None,
+        in_place=tuple(number for number, buffer in enumerate(inputs.parameters) if read_in_place(buffer)),
     )
-
-
-def displacement(
-    value: tirx.Expr, variables: Sequence[tirx.Var], extents: Sequence[int], analyzer: sym.Analyzer
-) -> int | None:
-    """How many elements into its operand's memory an output that is a copy of a range of it begins, if it is one."""
-    if not isinstance(value, ir.TensorLoad):
-        return None
-    shape = [int(size) for size in value.source.shape]
-    apart = analyzer.simplify(_row_major(value.indices, shape) - _row_major(variables, extents))
-    return int(apart) if isinstance(apart, tirx.IntImm) and int(apart) >= 0 else None
 
 
 def _row_major(indices: Sequence[tirx.Expr], shape: Sequence[int]) -> tirx.Expr:
@@ -280,7 +280,9 @@ def vector_loops(
     def block(index: tirx.Expr) -> tirx.Stmt:
         *position, number = split_index(index, [*sizes[:cut], pieces])
         begin: tirx.Expr | int = number * piece if pieces > 1 else 0
-        count: tirx.Expr | int = min(piece, whole) if whole % piece == 0 or pieces == 1 else tirx.min(piece, whole - begin)
+        count: tirx.Expr | int = (
+            min(piece, whole) if whole % piece == 0 or pieces == 1 else tirx.min(piece, whole - begin)
+        )
         if cut == len(outer):
             return along_inner(position, begin, count)
         return serial(count, lambda i: inside([*position, begin + i], outer[cut + 1 :]))

@@ -18,7 +18,8 @@ from lepton_compile.errors import ShapeError
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.lowering.memory import plan_memory, uses
+from lepton_compile.lowering.in_place import compute_in_place
+from lepton_compile.lowering.memory import plan_memory, timeline, touched
 from lepton_compile.lowering.placement import place
 from lepton_compile.lowering.program import (
     Buffer,
@@ -173,7 +174,8 @@ class Builder:
     def finish(self, notes: Sequence[str] = ()) -> Program:
         """The program; `notes` go with it."""
         buffers, steps = place(self.buffers, self.kernels, self._steps)
-        used = {name for names in uses(steps) for name in names}
+        used = {name for step in timeline(steps) for name in touched(step)}
+        buffers = compute_in_place(buffers, self.kernels, steps, self.outputs)
         memory = plan_memory(buffers, steps, self.outputs)
         pending = list(used)
         while pending:  # what a view shares, through views of views
@@ -214,6 +216,7 @@ class Builder:
             operations=definition.operations,
             nodes=nodes,
             copies=definition.copies,
+            in_place=definition.in_place,
         )
         self.kernels[made.name] = made
         self._kernels_by_hash.setdefault(key, []).append(made)

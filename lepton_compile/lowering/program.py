@@ -99,7 +99,7 @@ class Kernel:
         family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
         operations: Floating-point operations of one whole call, a multiply-add counting as two.
         nodes: The ONNX node names it was first made for; what an error in building it names.
-        copies: As in `Definition`.
+        copies, in_place: As in `Definition`.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Kernel:
     operations: int
     nodes: tuple[str, ...]
     copies: int | None = None
+    in_place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ def batch_normalization(scope: Scope, operation: Operation, x: te.Tensor, *param
         return None
     scale, bias, mean, variance = (np.asarray(values, np.float64).reshape(-1, *[1] * (rank - 2)) for values in known)
     factor = scale / np.sqrt(variance + operation.attribute("epsilon", 1e-5))
-    a, b = (
-        scope.constant(values.astype(np.float32)[np.newaxis]) for values in (factor, bias - mean * factor)
-    )
+    a, b = (scope.constant(values.astype(np.float32)[np.newaxis]) for values in (factor, bias - mean * factor))
     channel = [0] * (rank - 2)
     return te.compute(x.shape, lambda *i: x(*i) * a(0, i[1], *channel) + b(0, i[1], *channel), name="normalised")
