@@ -266,6 +266,7 @@ def _manifest(
         "memory": {
             "arena_bytes": program.memory.arena_bytes,
             "weights_bytes": weights.nbytes,
+            "peak_bytes": program.peak_bytes,
             "weights_sha256": weights.digest,
         },
         "kernels": [

@@ -332,7 +332,8 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   self->owns_arena = options->arena == NULL;
   self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
   if (self->arena == NULL) {{
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes", (size_t)information.arena_bytes);
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
     {name}_destroy(self);
     return {upper}_OUT_OF_RESOURCES;
   }}

@@ -11,7 +11,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from tvm import te
 
-from lepton_compile.errors import BuildError, LeptonError, ShapeError, UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.errors import (
+    BudgetError,
+    BuildError,
+    LeptonError,
+    ShapeError,
+    UnsupportedOperator,
+    UnsupportedOperatorError,
+)
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors import ANCHORS
@@ -52,6 +59,7 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
 
     Raises:
         UnsupportedOperatorError: Nodes that cannot be lowered, all of them.
+        BudgetError: It takes more memory than the target has, or than its budget allows.
     """
     _require_supported(graph)
     _require_addressable(graph)
@@ -60,9 +68,11 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
     try:
-        return _Lowering(graph, Builder(name, machine)).run()
+        program = _Lowering(graph, Builder(name, machine)).run()
     finally:
         sys.setrecursionlimit(limit)
+    _require_memory(program, target)
+    return program
 
 
 def _require_supported(graph: Graph) -> None:
@@ -93,6 +103,21 @@ def _require_addressable(graph: Graph) -> None:
             raise ShapeError(
                 f"tensor '{tensor.name}' of shape {list(tensor.shape)} has 2^31 elements or more; bind smaller shapes",
                 tensor=tensor.name,
+            )
+
+
+def _require_memory(program: Program, target: Target) -> None:
+    """A model that cannot run is refused when it is compiled, not where it was to run."""
+    limits = ((target.budget.memory_bytes, "its budget allows"), (target.resources.memory_bytes, "it has"))
+    for limit, which in limits:
+        if limit is not None and program.peak_bytes > limit:
+            weights = program.peak_bytes - program.memory.arena_bytes
+            raise BudgetError(
+                f"{program.name} takes {program.peak_bytes:,} bytes of memory on {target.name}, and {which} {limit:,}: "
+                f"{program.memory.arena_bytes:,} are for intermediate results, which shrink with the input's shapes, "
+                f"and {weights:,} for weights",
+                required=program.peak_bytes,
+                available=limit,
             )
 
 

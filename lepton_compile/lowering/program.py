@@ -26,6 +26,10 @@ Dim: TypeAlias = int | str
 Shape: TypeAlias = tuple[Dim, ...]
 
 
+INSTANCE_BYTES = 64 * 1024
+"""What an instance takes besides its arena: its pointers, its pool of threads."""
+
+
 class Storage(enum.Enum):
     """Who owns the memory of a buffer."""
 
@@ -200,6 +204,11 @@ class Program:
     memory: MemoryPlan
     dimensions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """What a run takes at most: arena, weights, and the instance; inputs and outputs of the caller aside."""
+        return self.memory.arena_bytes + sum(array.nbytes for array in self.weights.values()) + INSTANCE_BYTES
 
     def calls(self) -> Iterator[Call]:
         """Every call, those inside branches included, in the order they stand."""
