@@ -17,6 +17,7 @@ from lepton_compile.lowering.placement import place
 from lepton_compile.lowering.program import Buffer, Call, If, Kernel, Step, Storage, calls_of, location
 
 FLOAT = 4
+SIZES = (2, 4, 8)  # few, so that tensors fit into and onto each other
 KERNELS = {
     "add": Kernel("add", None, 2, 1, 1, "map", 1, (), in_place=(0, 1)),
     "add_reversed": Kernel("add_reversed", None, 2, 1, 1, "map", 1, (), in_place=(0,)),
@@ -50,7 +51,7 @@ def programs(draw: st.DrawFn) -> tuple[Made, tuple[Step, ...]]:
     """Sums, concatenations, parts, views and branches over what was computed before."""
     made = Made()
     for _ in range(2):
-        made.new(draw(st.integers(1, 20)), Storage.INPUT)
+        made.new(draw(st.sampled_from(SIZES)), Storage.INPUT)
 
     inside_branches = 0
 
@@ -59,7 +60,7 @@ def programs(draw: st.DrawFn) -> tuple[Made, tuple[Step, ...]]:
         return made.new(size, draw(st.sampled_from([Storage.ARENA] * 5 + may_be_output)))
 
     def add(readable: list[str], into: str | None = None) -> list[Step]:
-        first = draw(st.sampled_from(readable))
+        first = draw(st.sampled_from(readable[-3:]))
         if into is not None:
             fitting = [name for name in readable if made.size(name) == made.size(into)]
             first = draw(st.sampled_from(fitting))
@@ -69,14 +70,15 @@ def programs(draw: st.DrawFn) -> tuple[Made, tuple[Step, ...]]:
         return [Call(draw(st.sampled_from(["add", "add_reversed"])), (first, second, written), ())]
 
     def part(readable: list[str]) -> list[Step]:
-        source = draw(st.sampled_from(readable))
-        begin = draw(st.integers(0, made.size(source) - 1))
-        written = result(draw(st.integers(1, made.size(source) - begin)))
+        source = draw(st.sampled_from(readable[-3:]))
+        size = draw(st.sampled_from([size for size in SIZES if size <= made.size(source)]))
+        begin = draw(st.sampled_from(range(0, made.size(source) - size + 1, SIZES[0])))
+        written = result(size)
         readable.append(written)
         return [Call(f"copy_{begin}", (source, written), ())]
 
     def concatenate(readable: list[str]) -> list[Step]:
-        parts = draw(st.lists(st.sampled_from(readable), min_size=1, max_size=4))
+        parts = draw(st.lists(st.sampled_from(readable[-4:]), min_size=1, max_size=4))
         if sum(map(made.size, parts)) > 150:
             return []
         whole = result(sum(map(made.size, parts)))
@@ -248,6 +250,18 @@ def test_what_was_split_is_concatenated_where_it_lies() -> None:
     assert [call.kernel for call in calls_of(left)] == ["add", "add"]
     assert location(placed, y) == (whole, 0)
     assert location(placed, halves[1]) == (whole, 16)
+
+
+def test_what_does_not_fit_as_a_whole_is_copied() -> None:
+    made = program_of(8, 8, 4)
+    x, y, z = made.buffers
+    half = made.new(4)
+    steps: list[Step] = [Call("add", (x, x, y), ()), Call("copy_0", (y, half), ()), Call("copy_4", (x, z), ())]
+    whole, copies = concatenation(made, half, z)  # of y's size, but its second half is not y's
+    placed, left = place(made.buffers, KERNELS, [*steps, *copies, Call("add", (y, whole, made.new(8)), ())])
+    assert location(placed, y) == (y, 0)
+    assert location(placed, half) == (y, 0)
+    assert [call.kernel for call in calls_of(left)] == ["add", "copy_0", "copy_0", "add"]
 
 
 def test_an_operand_that_is_there_twice_is_copied_once() -> None:
