@@ -41,6 +41,28 @@ static inline void lepton_parallel(const struct lepton_executor *executor, lepto
   }
 }
 
+/* The whole numbers at the beginning of a file, at most two; how many there are. */
+static inline int lepton_read_numbers(const char *path, long long *first, long long *second) {
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return 0;
+  const int found = fscanf(file, "%lld %lld", first, second);
+  (void)fclose(file);
+  return found < 0 ? 0 : found;
+}
+
+/* How many processors' time the control group at the top grants, which in a container is its own: Linux,
+ * Documentation/admin-guide/cgroup-v2.rst and cgroup-v1. More threads than that would stand still in turns. */
+static inline int32_t lepton_quota(void) {
+  long long quota = 0, period = 0, unused = 0;
+  if (lepton_read_numbers("/sys/fs/cgroup/cpu.max", &quota, &period) < 2 &&
+      (lepton_read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota, &unused) < 1 ||
+       lepton_read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period, &unused) < 1)) {
+    return LEPTON_MAX_THREADS;
+  }
+  if (quota <= 0 || period <= 0 || quota / period >= LEPTON_MAX_THREADS) return LEPTON_MAX_THREADS;
+  return quota < period ? 1 : (int32_t)(quota / period);
+}
+
 /* How many processors this process may use. */
 static inline int32_t lepton_processors(void) {
   const long count = sysconf(_SC_NPROCESSORS_ONLN);
@@ -52,7 +74,8 @@ static inline int32_t lepton_processors(void) {
     processors = CPU_COUNT(&set);
   }
 #endif
-  return processors;
+  const int32_t quota = lepton_quota();
+  return quota < processors ? quota : processors;
 }
 
 static inline int lepton_is_aligned(const void *pointer) { return (uintptr_t)pointer % LEPTON_ALIGNMENT == 0; }
