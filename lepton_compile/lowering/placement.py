@@ -70,10 +70,15 @@ class _Placement:
     def __init__(self, buffers: dict[str, Buffer], kernels: Mapping[str, Kernel], calls: Sequence[Call]) -> None:
         self.buffers, self.kernels, self.calls = buffers, kernels, calls
         self.dropped: set[int] = set()
-        self.copies = [time for time, call in enumerate(calls) if kernels[call.kernel].copies is not None]
+        self.writes: dict[str, list[tuple[int, str]]] = {}  # of each owner of memory: when, and to which buffer in it
+        for time, call in enumerate(calls):
+            for name in call.arguments[kernels[call.kernel].inputs :]:
+                self.writes.setdefault(location(buffers, name)[0], []).append((time, name))
 
     def run(self) -> None:
-        for time in self.copies:
+        for time, call in enumerate(self.calls):
+            if self.kernels[call.kernel].copies is None:
+                continue
             copy = self.copy(time)
             if copy.source != copy.destination:
                 if self.can_lie_in_source(copy):
@@ -139,17 +144,16 @@ class _Placement:
 
     def writers(self, memory: _Range) -> set[int]:
         """The calls, of those that are left, that write to some of these bytes."""
-        found = set()
-        for time, call in enumerate(self.calls):
-            if time not in self.dropped:
-                written = call.arguments[self.kernels[call.kernel].inputs :]
-                if any(self.range(name, 0, self.buffers[name].nbytes()).meets(memory) for name in written):
-                    found.add(time)
-        return found
+        return {
+            time
+            for time, name in self.writes.get(memory.owner, ())
+            if time not in self.dropped and self.range(name, 0, self.buffers[name].nbytes()).meets(memory)
+        }
 
     def share(self, name: str, owner: str, offset: int) -> None:
         """Put a buffer into the memory of another."""
         self.buffers[name] = replace(self.buffers[name], view_of=owner, offset=offset)
+        self.writes.setdefault(owner, []).extend(self.writes.pop(name, ()))
 
 
 def _without(steps: Sequence[Step], dropped: Set[int]) -> tuple[Step, ...]:

@@ -37,6 +37,16 @@ def test_a_chain_of_blocked_concatenations(model, agree) -> None:
         assert copies(program) <= 1  # the average
 
 
+def test_batch_normalization_behind_a_concatenation_stays_blocked(model, agree) -> None:
+    x = convolve(model, model.input(1, 3, 6, 6), 3, 64)
+    x = model.node("Concat", x, convolve(model, x, 64, 20), axis=1)
+    statistics = [model.constant(np.linspace(0.5, 2, 84)) for _ in range(4)]
+    x = model.node("Relu", model.node("BatchNormalization", x, *statistics))
+    model.output(model.node("GlobalAveragePool", convolve(model, x, 84, 16)))
+    for program in agree(model):
+        assert "copy" not in families(program)
+
+
 @pytest.mark.parametrize("widths", [(24, 24, 16), (8, 5, 3), (16, 20), (20, 16)], ids=str)
 def test_parts_that_do_not_fill_blocks(widths: tuple[int, ...], model, agree) -> None:
     x = model.input(1, 3, 5, 7)
