@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lepton_compile.api import compile
     from lepton_compile.errors import BudgetError, PassError, UnsupportedOperator, UnsupportedOperatorError
     from lepton_compile.evaluation.bisect import bisect
+    from lepton_compile.measuring.bench import Benchmark, bench
     from lepton_compile.model import Graph, import_model
     from lepton_compile.planning import Plan
     from lepton_compile.rewriting import Context, Decline, Pass, Proposal, Stage, list_passes
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
         TargetError,
         load,
     )
-    from lepton_compile.target import Resources, Target, list_targets, resolve_target, sense_host
+    from lepton_compile.target import Budget, Resources, Target, list_targets, resolve_target, sense_host
 
 __all__ = [
+    "Benchmark",
+    "Budget",
     "BudgetError",
     "BuildError",
     "CompiledModel",
@@ -50,6 +53,7 @@ __all__ = [
     "TargetError",
     "UnsupportedOperator",
     "UnsupportedOperatorError",
+    "bench",
     "bisect",
     "compile",
     "import_model",
@@ -64,6 +68,7 @@ _MODULES = {
     "lepton_compile.api": ("compile",),
     "lepton_compile.errors": ("BudgetError", "PassError", "UnsupportedOperator", "UnsupportedOperatorError"),
     "lepton_compile.evaluation.bisect": ("bisect",),
+    "lepton_compile.measuring.bench": ("Benchmark", "bench"),
     "lepton_compile.model": ("Graph", "import_model"),
     "lepton_compile.planning": ("Plan",),
     "lepton_compile.rewriting": ("Context", "Decline", "Pass", "Proposal", "Stage", "list_passes"),
@@ -76,7 +81,7 @@ _MODULES = {
         "TargetError",
         "load",
     ),
-    "lepton_compile.target": ("Resources", "Target", "list_targets", "resolve_target", "sense_host"),
+    "lepton_compile.target": ("Budget", "Resources", "Target", "list_targets", "resolve_target", "sense_host"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

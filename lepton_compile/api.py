@@ -12,12 +12,13 @@ import onnx
 
 from lepton_compile.codegen import generate, workers
 from lepton_compile.codegen.names import identifier
-from lepton_compile.lowering import lower
+from lepton_compile.lowering import check_size, lower
 from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
-from lepton_compile.target import Target, resolve_target
+from lepton_compile.target import Budget, Target, resolve_target, with_budget
+from lepton_compile.tuning import tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -32,6 +33,9 @@ def compile(
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     threads: int | None = None,
+    budget: Budget | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    exact_order: bool = False,
     verify: bool = False,
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -47,6 +51,13 @@ def compile(
         passes: The passes that may take part; None: all.
         plan: Replay what an earlier compilation decided.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
+        budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
+            that buy speed with larger weights are left out where they would exceed it.
+        tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
+            by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
+            the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
+        exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
+            errors are larger and which spreads NaN and infinities over neighbouring outputs.
         verify: Compare with onnxruntime after every pass.
         dump: A folder that gets the graph after every pass.
         progress: Called with a stage and how much of how much of it is done.
@@ -60,6 +71,7 @@ def compile(
         BudgetError: It takes more memory than the target has, or than its budget allows.
         TargetError: There is no such target.
         PassError: A pass broke the model.
+        BudgetError: The library, or a run of it, takes more than the budget.
         BuildError: A kernel or the library could not be built; names the ONNX nodes.
     """
     report = progress or (lambda stage, done, total: None)
@@ -67,16 +79,21 @@ def compile(
     def line(text: str) -> None:
         report(text, 0, 1)
 
-    target = resolve_target(target)
+    target = with_budget(resolve_target(target), budget)
     checked_threads(threads)
     workers()  # so that their import of TVM overlaps with what comes before the kernels
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)
     graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
     report("choosing kernels", 0, 1)
-    program = lower(graph, target, identifier(name or _name(model, graph)))
-    library = generate(program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line)
-    return CompiledModel(library.folder, threads=threads, verify=False, keep=library)
+    symbol = identifier(name or _name(model, graph))
+    program, taken = tuned(
+        lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order), target, tuning, line
+    )
+    record = json.loads(plan.to_json())
+    library = generate(program, target, model_hash=_hash(model), plan=record, tuning=taken.to_record(), progress=line)
+    check_size(library.path.stat().st_size, target.budget)
+    return CompiledModel(library.folder, threads=threads, keep=library)
 
 
 def _name(model: Source, graph: Graph) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import lepton_compile
-from lepton_compile.cli.options import Model, Shapes, TargetOption, read_passes, read_shapes, read_text
+from lepton_compile.cli.options import Model, Shapes, TargetOption, read_budget, read_passes, read_shapes, read_text
 from lepton_compile.cli.progress import show_progress
 from lepton_compile.cli.table import format_bytes
 from lepton_compile.runtime.loader import check_destination
@@ -29,6 +29,19 @@ def compile(
         str | None, typer.Option(metavar="A,B", help="Only these passes, as `lepton passes` names them.")
     ] = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Replay a saved plan; nothing is decided.")] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(
+            metavar="measure|model|FILE",
+            help="How kernels choose algorithms: measured on this machine (once), by a model, or by a tuning.json.",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="size=4MB,memory=64MB", help="What the library and a run of it may take.")
+    ] = None,
+    exact_order: Annotated[
+        bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare with onnxruntime after every pass.")] = False,
     dump: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the graph after every pass, as ONNX.")
@@ -48,6 +61,9 @@ def compile(
             shapes=shapes,
             passes=read_passes(passes),
             plan=replayed,
+            tuning=tuning,
+            budget=read_budget(budget),
+            exact_order=exact_order,
             verify=verify,
             dump=dump,
             progress=progress,

@@ -23,7 +23,7 @@ def inspect(
 
 
 def _show_folder(folder: Path) -> None:
-    model = lepton_compile.load(folder)
+    model = lepton_compile.load(folder, verify=True)
     memory, versions = model.manifest["memory"], model.manifest["versions"]
     typer.echo(f"{model.name} for {model.manifest['target']['name']} ({model.manifest['triple']})\n")
     rows = [("input", tensor) for tensor in model.inputs] + [("output", tensor) for tensor in model.outputs]

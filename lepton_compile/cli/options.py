@@ -9,6 +9,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from lepton_compile.target import Budget
+from lepton_compile.target.quantities import parse_quantity
+
 Model: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 TargetOption: TypeAlias = Annotated[
     str, typer.Option("--target", metavar="NAME", help="A target's name or file; `lepton targets` lists them.")
@@ -48,6 +51,25 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
             raise typer.BadParameter(f"'{sizes}' is not a shape; write {name}=1,3,224,224", param_hint="'--shape'")
         shapes[name] = tuple(int(size) for size in re.findall(r"\d+", sizes))
     return shapes or None
+
+
+def read_budget(text: str | None) -> Budget | None:
+    """Read a budget such as `size=4MB,memory=64MB`.
+
+    Raises:
+        typer.BadParameter: It names something else, or an amount is none.
+    """
+    if text is None:
+        return None
+    amounts = {}
+    for name, amount in read_pairs("--budget", text.split(",")).items():
+        if name not in ("size", "memory"):
+            raise typer.BadParameter(f"'{name}' is neither size nor memory", param_hint="'--budget'")
+        try:
+            amounts[f"{name}_bytes"] = int(parse_quantity(amount, "bytes"))
+        except ValueError as error:
+            raise typer.BadParameter(f"{name} {error}", param_hint="'--budget'") from error
+    return Budget(**amounts)
 
 
 def read_passes(text: str | None) -> list[str] | None:

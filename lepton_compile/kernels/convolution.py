@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import count_operations, vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
     function,
@@ -31,7 +31,15 @@ from lepton_compile.kernels.loops import (
     store,
     when,
 )  # fmt: skip
-from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
+from lepton_compile.kernels.register_tile import (
+    STREAM_BYTES,
+    LaneValue,
+    RegisterTile,
+    TileShape,
+    rank_tiles,
+    step_cycles,
+    unrolls,
+)  # fmt: skip
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
@@ -73,18 +81,28 @@ class Convolution:
         """Output positions of one channel."""
         return math.prod(window.positions for window in self.windows)
 
+    def __str__(self) -> str:
+        return f"direct, tile {self.tile.columns}x{self.tile.blocks}"
+
 
 def convolution_of(
     batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
 ) -> Convolution:
     """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
+    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine))
+
+
+def convolutions_of(
+    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
+) -> Iterator[Convolution]:
+    """The same with every register tile, the most promising first."""
     # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
     order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
-    tile = choose_tile(columns, -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
+    for tile in rank_tiles(columns, -(-outputs // machine.lanes), machine):
+        yield Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -125,6 +143,24 @@ def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) ->
         return tirx.if_then_else(inside, value, tirx.const(0, str(weights.dtype)))
 
     return te.compute(packed_shape(shapes, machine), element, name="packed")
+
+
+def cycles(shapes: Convolution, machine: Machine) -> float:
+    """Predicted cycles of one core: the steps of all tiles, or the weights' way from memory."""
+    columns = shapes.tile.columns
+    if shapes.flat:
+        taps, seen, length = 1, 1, shapes.pixels
+    else:
+        *outer, last = shapes.windows
+        seen = math.prod(sum(window.seen(p) for p in range(window.positions)) for window in outer)
+        taps, length = last.kernel, last.positions
+    full, tail = divmod(length, columns)
+    row = full * step_cycles(columns, shapes.tile.blocks) + (step_cycles(tail, shapes.tile.blocks) if tail else 0)
+    packed = packed_shape(shapes, machine)
+    steps = shapes.batch * shapes.groups * packed[1] * seen * taps * shapes.inputs * row
+    rows = -(-shapes.pixels // columns) if shapes.flat else math.prod(w.positions for w in shapes.windows[:-1])
+    blocks = shapes.batch * shapes.groups * packed[1] * rows
+    return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
 
 
 def convolution(shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> Definition:

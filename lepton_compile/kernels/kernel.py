@@ -5,6 +5,7 @@ A family is a function from a computation, its shapes and layouts, and a `Machin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +23,21 @@ class Machine:
     Attributes:
         lanes: float32 values in a vector register.
         registers: Vector registers.
+        l1_bytes: Size of the level-1 data cache of a core.
+        l2_bytes: Size of the level-2 cache of a core.
+        threads: Threads that share a kernel's work.
     """
 
     lanes: int
     registers: int
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 512 * 1024
+    threads: int = 1
+
+
+def imbalance(blocks: int, machine: Machine) -> float:
+    """How many times longer than an even split the threads need for equal blocks of work."""
+    return math.ceil(blocks / machine.threads) * machine.threads / blocks
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,11 @@ def register(name: str, lanes: int, dtype: str = "float32") -> tirx.Buffer:
     return tirx.decl_buffer([lanes], dtype, name=name, scope="global")
 
 
+def local(name: str, shape: Sequence[int], dtype: str = "float32") -> tirx.Buffer:
+    """A buffer on the stack of whoever runs a range of the kernel, for what has to be in memory between two loops."""
+    return tirx.decl_buffer(list(shape), dtype, name=name, scope="global")
+
+
 def allocate(buffers: Iterable[tirx.Buffer], body: Iterable[tirx.Stmt]) -> tirx.Stmt:
     """Statements in the scope of local buffers."""
     return stmt.SeqStmt([*(stmt.AllocBuffer(buffer) for buffer in buffers), *body])

@@ -53,6 +53,10 @@ class Window:
         """Whether one tap of a position lies inside the input."""
         return 0 <= self.first(position) + tap * self.dilation < self.input
 
+    def seen(self, position: int) -> int:
+        """How many taps of a position lie inside the input."""
+        return sum(self.inside(position, tap) for tap in range(self.kernel))
+
     def is_identity(self) -> bool:
         """Whether every output position sees exactly the input at the same position."""
         facts = (self.kernel, self.stride, self.pad, self.step, self.offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,14 @@ from lepton_compile.errors import ShapeError
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.lowering.choosing import Algorithm, Problem
 from lepton_compile.lowering.in_place import compute_in_place
 from lepton_compile.lowering.memory import plan_memory, timeline, touched
 from lepton_compile.lowering.placement import place
 from lepton_compile.lowering.program import (
     Buffer,
     Call,
+    Choice,
     If,
     Kernel,
     Program,
@@ -44,10 +46,17 @@ class Builder:
     Attributes:
         machine: What kernel families need to know of the target.
         blocked: The blocked layout of this machine.
+        tuning: Names of algorithms by the key of the problem that they are to solve.
+        exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
+        choices: What was decided, node by node.
     """
 
-    def __init__(self, name: str, machine: Machine) -> None:
+    def __init__(
+        self, name: str, machine: Machine, *, tuning: Mapping[str, str] | None = None, exact_order: bool = False
+    ) -> None:
         self.name = name
+        self.tuning = tuning or {}
+        self.exact_order = exact_order
         self.machine = machine
         self.blocked = Layout(machine.lanes)
         self.buffers: dict[str, Buffer] = {}
@@ -55,6 +64,8 @@ class Builder:
         self.kernels: dict[str, Kernel] = {}
         self.inputs: list[Buffer] = []
         self.outputs: list[Buffer] = []
+        self.choices: list[Choice] = []
+        self.problems: dict[str, Problem] = {}
         self._steps: list[Step] = []
         self._kernels_by_hash: dict[int, list[Kernel]] = {}
         self._weights_by_hash: dict[str, Buffer] = {}
@@ -124,6 +135,11 @@ class Builder:
         worth = definition.operations >= SERIAL_OPERATIONS or sum(b.nbytes() for b in arguments) >= SERIAL_BYTES
         parallel = definition.blocks > 1 and worth
         self._steps.append(Call(kernel.name, tuple(b.name for b in arguments), tuple(nodes), parallel))
+
+    def choose(self, problem: Problem) -> Algorithm:
+        """The algorithm that the tuning names, if it is one of them, or the one that is predicted to be fastest."""
+        self.problems[problem.key] = problem
+        return problem.named(self.tuning.get(problem.key, "")) or problem.predicted()
 
     def branch(self, condition: Buffer, then: Sequence[Step], otherwise: Sequence[Step], node: str) -> None:
         """Run one of two lists of steps."""
@@ -197,6 +213,8 @@ class Builder:
             steps=steps,
             memory=memory,
             notes=tuple(notes),
+            choices=tuple(self.choices),
+            problems=tuple(self.problems.values()),
         )
 
     def _kernel(self, definition: Definition, nodes: tuple[str, ...]) -> Kernel:

@@ -22,6 +22,7 @@ from lepton_compile.errors import (
 from lepton_compile.kernels.kernel import Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors import ANCHORS
+from lepton_compile.lowering.budgets import excess
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import Array, Node, Region, region_of
 from lepton_compile.lowering.operators import OPERATORS, Operation
@@ -45,14 +46,28 @@ BROADCASTING = frozenset(
 )  # fmt: skip
 
 
-def lower(graph: Graph, target: Target, name: str) -> Program:
+def lower(
+    graph: Graph,
+    target: Target,
+    name: str,
+    *,
+    tuning: Mapping[str, str] | None = None,
+    exact_order: bool = False,
+) -> Program:
     """Lower a graph.
+
+    A budget of the target's for memory or size decides whether convolutions by minimal filtering, whose weights are
+    several times larger, are affordable.
 
     Args:
         graph: A graph whose tensors all have static shapes; fused regions are calls of functions of the domain
         "lepton".
         target: The machine to compile for.
         name: Prefix of the library's symbols, a C identifier.
+        tuning: Algorithms to take, by name, for the problems that have these keys; what it does not name, or names
+            wrongly, is left to the model of costs.
+        exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
+            errors are larger and which spreads NaN and infinities over neighbouring outputs.
 
     Returns:
         The program.
@@ -63,16 +78,31 @@ def lower(graph: Graph, target: Target, name: str) -> Program:
     """
     _require_supported(graph)
     _require_addressable(graph)
-    machine = Machine(lanes=target.vector_bytes // 4, registers=target.vector_registers)
+    machine = machine_of(target)
     # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
     try:
-        program = _Lowering(graph, Builder(name, machine)).run()
+        program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=exact_order)).run()
+        if not exact_order and excess(program, target.budget, target.resources.memory_bytes):
+            program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=True)).run()
     finally:
         sys.setrecursionlimit(limit)
-    _require_memory(program, target)
+    if problem := excess(program, target.budget, target.resources.memory_bytes):
+        raise BudgetError(problem)
     return program
+
+
+def machine_of(target: Target) -> Machine:
+    """What kernel families need to know of a target."""
+    resources = target.resources
+    return Machine(
+        lanes=target.vector_bytes // 4,
+        registers=target.vector_registers,
+        l1_bytes=resources.l1d_bytes,
+        l2_bytes=resources.l2_bytes,
+        threads=resources.threads,
+    )
 
 
 def _require_supported(graph: Graph) -> None:
@@ -103,21 +133,6 @@ def _require_addressable(graph: Graph) -> None:
             raise ShapeError(
                 f"tensor '{tensor.name}' of shape {list(tensor.shape)} has 2^31 elements or more; bind smaller shapes",
                 tensor=tensor.name,
-            )
-
-
-def _require_memory(program: Program, target: Target) -> None:
-    """A model that cannot run is refused when it is compiled, not where it was to run."""
-    limits = ((target.budget.memory_bytes, "its budget allows"), (target.resources.memory_bytes, "it has"))
-    for limit, which in limits:
-        if limit is not None and program.peak_bytes > limit:
-            weights = program.peak_bytes - program.memory.arena_bytes
-            raise BudgetError(
-                f"{program.name} takes {program.peak_bytes:,} bytes of memory on {target.name}, and {which} {limit:,}: "
-                f"{program.memory.arena_bytes:,} are for intermediate results, which shrink with the input's shapes, "
-                f"and {weights:,} for weights",
-                required=program.peak_bytes,
-                available=limit,
             )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.lowering.choosing import Problem
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -164,6 +165,28 @@ Step: TypeAlias = Call | If | Require
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which kernel family took some nodes, and why others did not.
+
+    Attributes:
+        nodes: The ONNX nodes.
+        taken: The family and how it is cut: "winograd 4x4 fused, tile 14x2, chunks of 28".
+        passed_over: What else was looked at, each with the reason against it.
+        weights_bytes: Size of the weights as this family needs them.
+        plain_weights_bytes: Size of the weights as the model has them.
+        error: Relative error (2-norm) to be expected of a family that computes otherwise than by adding up products, on
+            normally distributed inputs; None for the others.
+    """
+
+    nodes: tuple[str, ...]
+    taken: str
+    passed_over: tuple[str, ...] = ()
+    weights_bytes: int = 0
+    plain_weights_bytes: int = 0
+    error: float | None = None
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Where the arena's buffers lie.
 
@@ -192,6 +215,8 @@ class Program:
         memory: Where the arena's buffers lie.
         dimensions: Names of the symbolic dimensions, each an argument of the library's run function and of the kernels.
         notes: What the person who uses the library should know of how the model was read, a line each.
+        choices: Which kernel families took which nodes, where there was a choice.
+        problems: What there was a choice of algorithms for.
     """
 
     name: str
@@ -204,6 +229,8 @@ class Program:
     memory: MemoryPlan
     dimensions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     @property
     def peak_bytes(self) -> int:

@@ -41,6 +41,35 @@ static inline void lepton_parallel(const struct lepton_executor *executor, lepto
   }
 }
 
+/* Who is told how long each step took; nobody while the callback is null. */
+struct lepton_profile {
+  void (*callback)(void *context, int32_t step, int64_t nanoseconds);
+  void *context;
+};
+
+/* Runs all of a step: on the executor's threads, or on this one alone where `executor` is null. */
+static inline void lepton_run_step(const struct lepton_executor *executor, lepton_task task, void *context,
+                                   int32_t blocks) {
+  if (executor != NULL) {
+    lepton_parallel(executor, task, context, blocks);
+  } else {
+    task(context, 0, blocks);
+  }
+}
+
+/* The same, timed where somebody wants to know: otherwise it costs one branch that is always predicted. */
+static inline void lepton_step(const struct lepton_profile *profile, int32_t number,
+                               const struct lepton_executor *executor, lepton_task task, void *context,
+                               int32_t blocks) {
+  if (profile->callback == NULL) {
+    lepton_run_step(executor, task, context, blocks);
+    return;
+  }
+  const int64_t begin = lepton_nanoseconds();
+  lepton_run_step(executor, task, context, blocks);
+  profile->callback(profile->context, number, lepton_nanoseconds() - begin);
+}
+
 /* The whole numbers at the beginning of a file, at most two; how many there are. */
 static inline int lepton_read_numbers(const char *path, long long *first, long long *second) {
   FILE *file = fopen(path, "r");

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lepton_compile.errors import BudgetError
 from lepton_compile.target import llvm
 from lepton_compile.target.processors import level_features
 from lepton_compile.target.quantities import format_quantity
@@ -203,6 +204,20 @@ class Target:
         """
         known = level_features(self.cpu, self.features) if self.architecture == "x86_64" else None
         return llvm.enabled_features(self.triple, self.cpu, self.features) if known is None else known
+
+
+def with_budget(target: Target, budget: Budget | None) -> Target:
+    """The target with a budget for this one compilation; what it leaves open, the target's own says.
+
+    Raises:
+        BudgetError: It has a latency, which nothing keeps yet.
+    """
+    if budget is None:
+        return target
+    if budget.latency_s is not None:
+        raise BudgetError("a budget for latency is not kept yet; give it a size or memory")
+    given = {name: value for name, value in vars(budget).items() if value is not None}
+    return replace(target, budget=replace(target.budget, **given))
 
 
 def _quantities(kind: str, **amounts: float | None) -> dict[str, str]:

@@ -75,6 +75,11 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "--passes",
         "a,b{c=1}",
         "--verify",
+        "--budget",
+        "size=4MB,memory=64 MiB",
+        "--exact-order",
+        "--tuning",
+        "model",
         "--dump",
         "steps",
         "--name",
@@ -91,6 +96,32 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "passes": ["a", "b{c=1}"],
         "plan": None,
         "verify": True,
+        "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20),
+        "exact_order": True,
+        "tuning": "model",
         "dump": Path("steps"),
         "name": "net",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("latency=5ms", "'latency' is neither size nor memory"),
+        ("size", "not of the form NAME=VALUE"),
+        ("size=4", "size must be a number and its unit"),
+        ("size=-4MB", "must not be negative"),
+    ],
+)
+def test_budgets_that_make_no_sense(lepton, small_model, text, told):
+    outcome = lepton("compile", small_model, "--shape", "x=2,7", "--budget", text)
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_a_budget_that_cannot_be_met_is_told_apart(lepton, small_model, tmp_path):
+    folder = tmp_path / "out"
+    outcome = lepton("compile", small_model, "--shape", "x=2,7", "--budget", "size=1kB", "-o", folder)
+    assert outcome.code == 3
+    assert "the budget for its size is 1000" in outcome.err
+    assert not folder.exists()

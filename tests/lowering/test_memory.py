@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_compile.lowering.memory import ALIGNMENT, lifetimes, plan_memory
@@ -61,6 +61,7 @@ def runs(steps: Sequence[Step]) -> list[list[tuple[str, ...]]]:
 
 
 @given(programs())
+@settings(deadline=None)  # busy machines
 def test_what_is_needed_again_is_not_overwritten(program) -> None:
     buffers, steps, outputs = program
     plan = plan_memory(buffers, steps, outputs)
@@ -85,6 +86,7 @@ def test_what_is_needed_again_is_not_overwritten(program) -> None:
 
 
 @given(programs())
+@settings(deadline=None)  # busy machines
 def test_the_arena_holds_buffers_and_outputs_alone(program) -> None:
     buffers, steps, outputs = program
     plan = plan_memory(buffers, steps, outputs)

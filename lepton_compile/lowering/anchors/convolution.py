@@ -10,6 +10,9 @@ from tvm import te, tirx
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
+from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.lowering.anchors import algorithms
+from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -55,25 +58,22 @@ def convolution(
             source = scope.in_layout(x, builder.blocked)
             definition = sliding_window(DEPTHWISE, windows, Source(x, source.layout), epilogue, machine)
             weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
-        else:
-            few = channels < FEW_CHANNELS and scope.is_plain(x)
-            source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
-            shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
-            definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
-            weights = convolution_weights(scope, w, shapes)
-        builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+            builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+            return
+        few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
+        known = scope.literal_or_known(w)
+        if known is not None:
+            of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+            algorithms.emit(scope, ConvolutionProblem(of, few), x, known, epilogue, sources, result)
+            return
+        source = scope.to_memory(x) if few else scope.in_layout(x, builder.blocked)
+        shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
+        scope.to_memory(w)
+        packed = scope.to_memory(conv.packed_weights(w, shapes, machine))
+        builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
-
-
-def convolution_weights(scope: Scope, w: te.Tensor, shapes: conv.Convolution) -> Buffer:
-    """Pack weights at compile time if they are known, else by a kernel."""
-    known = scope.literal_or_known(w)
-    machine = scope.builder.machine
-    if known is not None:
-        return scope.builder.weight(conv.pack_weights(known, shapes, machine))
-    scope.to_memory(w)
-    return scope.to_memory(conv.packed_weights(w, shapes, machine))
 
 
 def pack_depthwise(weights: Array, lanes: int) -> Array:
