@@ -68,6 +68,7 @@ def compile(
     Raises:
         ModelError, ShapeError: The model cannot be read, or its shapes are not known.
         UnsupportedOperatorError: It uses operators that cannot be compiled.
+        BudgetError: It takes more memory than the target has, or than its budget allows.
         TargetError: There is no such target.
         PassError: A pass broke the model.
         BudgetError: The library, or a run of it, takes more than the budget.

@@ -34,6 +34,7 @@ def _show_folder(folder: Path) -> None:
             ("  library", format_bytes(model.manifest["library"]["bytes"])),
             ("  of which weights", format_bytes(memory["weights_bytes"])),
             ("  arena of an instance", format_bytes(memory["arena_bytes"])),
+            ("  peak of one instance, weights included", format_bytes(memory["peak_bytes"])),
         )
     )
     typer.echo("\nkernels")

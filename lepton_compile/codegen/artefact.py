@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compile.codegen.cpu_features import cpu_checks
-from lepton_compile.codegen.driver import Facts, driver, kernel_symbol, root
+from lepton_compile.codegen.driver import Facts, driver, kernel_symbol
 from lepton_compile.codegen.interface import API, header, make_interface, onnx_name
 from lepton_compile.codegen.linking import Toolchain
 from lepton_compile.codegen.pool import KERNEL_LIMIT, Task, workers
 from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import WeightTable, weights_assembly, write_weights
 from lepton_compile.errors import LeptonError
-from lepton_compile.lowering.program import Buffer, Program, Storage
+from lepton_compile.lowering.program import Buffer, Program, location
 from lepton_compile.runtime.loader import replace_folder
 
 if TYPE_CHECKING:
@@ -222,16 +222,14 @@ def _overlapping_kernels(program: Program) -> set[str]:
 
 def _overlap(program: Program, first: Buffer, second: Buffer) -> bool:
     """Whether two buffers share memory, an output being in the caller's or in the arena."""
-    a, b = root(program, first), root(program, second)
-    if a.name == b.name:
-        return True
-    offsets = program.memory.offsets
-    inside = (Storage.ARENA, Storage.OUTPUT)
-    if a.storage not in inside or b.storage not in inside or a.name not in offsets or b.name not in offsets:
-        return False
-    low, high = sorted((a, b), key=lambda buffer: offsets[buffer.name])
+    (a, begin), (b, start) = location(program.buffers, first.name), location(program.buffers, second.name)
+    if a != b:
+        offsets = program.memory.offsets
+        if a not in offsets or b not in offsets:
+            return False
+        begin, start = offsets[a] + begin, offsets[b] + start
     try:
-        return offsets[low.name] + low.nbytes() > offsets[high.name]
+        return begin < start + second.nbytes() and start < begin + first.nbytes()
     except TypeError:  # a symbolic size
         return True
 
@@ -272,6 +270,7 @@ def _manifest(
         "memory": {
             "arena_bytes": program.memory.arena_bytes,
             "weights_bytes": weights.nbytes,
+            "peak_bytes": program.peak_bytes,
             "weights_sha256": weights.digest,
         },
         "choices": [asdict(choice) for choice in program.choices],

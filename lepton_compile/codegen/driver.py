@@ -13,7 +13,7 @@ from lepton_compile.codegen.interface import Interface, onnx_name, shape_text, s
 from lepton_compile.codegen.names import C_TYPES, comment, string_literal
 from lepton_compile.codegen.weights import WeightTable
 from lepton_compile.errors import BuildError
-from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage, location
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,6 @@ class Facts:
     cpu_checks: tuple[str, ...] = ()
 
 
-def root(program: Program, buffer: Buffer) -> Buffer:
-    """The buffer whose memory this one lies in."""
-    while buffer.view_of is not None:
-        buffer = program.buffers[buffer.view_of]
-    return buffer
-
-
 def kernel_symbol(program: Program, kernel: Kernel) -> str:
     """The C name of a kernel."""
     return f"{program.name}_{kernel.name}"
@@ -47,16 +40,20 @@ def kernel_symbol(program: Program, kernel: Kernel) -> str:
 
 def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:
     """The C expression of a pointer to a buffer's first element, in a function that knows the instance as `self`."""
-    base = root(program, buffer)
-    cast = f"({'const ' if const else ''}{C_TYPES[buffer.dtype]} *)"
+    owner, offset = location(program.buffers, buffer.name)
+    base = program.buffers[owner]
+    constant = "const " if const else ""
+    cast = f"({constant}{C_TYPES[buffer.dtype]} *)"
+    if base.storage is Storage.WEIGHT:
+        return f"{cast}(self->weights + {weights.offsets[owner] + offset})"
+    if base.storage is Storage.ARENA:
+        return f"{cast}(self->arena + {program.memory.offsets[owner] + offset})"
     if base.storage is Storage.INPUT:
-        expression = f"self->inputs.{interface.inputs[base.name]}"
-    elif base.storage is Storage.OUTPUT:
-        expression = f"self->outputs.{interface.outputs[base.name]}"
-    elif base.storage is Storage.WEIGHT:
-        return f"{cast}(self->weights + {weights.offsets[base.name]})"
+        expression = f"self->inputs.{interface.inputs[owner]}"
     else:
-        return f"{cast}(self->arena + {program.memory.offsets[base.name]})"
+        expression = f"self->outputs.{interface.outputs[owner]}"
+    if offset:
+        return f"{cast}(({constant}uint8_t *){expression} + {offset})"
     return expression if C_TYPES[base.dtype] == C_TYPES[buffer.dtype] else f"{cast}{expression}"
 
 
@@ -187,7 +184,7 @@ static void step_{number}(void *context, int32_t begin, int32_t end) {{
         numbers = iter(range(1 << 31))
         body = list(self._run(self.program.steps, numbers, "  "))
         for buffer in self.program.outputs:
-            if root(self.program, buffer).name != buffer.name:
+            if buffer.view_of is not None:
                 body.append(self._copy_output(buffer))
         if not body:
             body = ["  (void)self;"]
@@ -309,7 +306,8 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   self->owns_arena = options->arena == NULL;
   self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
   if (self->arena == NULL) {{
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes", (size_t)information.arena_bytes);
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
     {name}_destroy(self);
     return {upper}_OUT_OF_RESOURCES;
   }}

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.codegen.artefact import Library
-from lepton_compile.codegen.driver import root
-from lepton_compile.lowering.program import Call, Program, Storage
+from lepton_compile.lowering.program import Call, Program, Storage, location
 from lepton_compile.runtime.loader import ALIGNMENT, CompiledModel, Prepared, Tensor
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -99,12 +98,13 @@ class _Memory:
         shape = buffer.physical_shape()
         if 0 in shape:
             return np.empty(shape, dtype)
-        base = root(self._program, buffer)
-        if base.storage is Storage.ARENA:
-            memory = self._arena[self._program.memory.offsets[base.name] :]
+        owner, offset = location(self._program.buffers, name)
+        storage = self._program.buffers[owner].storage
+        if storage is Storage.ARENA:
+            memory = self._arena[self._program.memory.offsets[owner] :]
         else:
-            whole = self._weights[base.name] if base.storage is Storage.WEIGHT else self._arrays[base.name]
+            whole = self._weights[owner] if storage is Storage.WEIGHT else self._arrays[owner]
             memory = whole.reshape(-1).view(np.uint8)
-        array: npt.NDArray[Any] = memory[: buffer.nbytes()].view(dtype).reshape(shape)
+        array: npt.NDArray[Any] = memory[offset:][: buffer.nbytes()].view(dtype).reshape(shape)
         array.flags.writeable = False
         return array

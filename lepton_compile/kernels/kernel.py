@@ -50,6 +50,10 @@ class Definition:
         blocks: Extent of the outermost loop.
         family: Name of the kernel family.
         operations: Floating-point operations, a multiply-add counting as two.
+        copies: Where all that it does is to copy a range of its only input's memory: the place in it, in elements, of
+            the output's first.
+        in_place: The inputs, of the only output's type and size, whose every element is read at its own place in memory
+            alone and before that is written: the output may take their memory.
     """
 
     function: tirx.PrimFunc
@@ -57,6 +61,8 @@ class Definition:
     blocks: int
     family: str
     operations: int
+    copies: int | None = None
+    in_place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def lower(
 
     Raises:
         UnsupportedOperatorError: Nodes that cannot be lowered, all of them.
-        BudgetError: Weights, or weights and intermediate results, take more than the target's budget.
+        BudgetError: It takes more memory than the target has, or than its budget allows.
     """
     _require_supported(graph)
     _require_addressable(graph)
@@ -84,11 +84,11 @@ def lower(
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
     try:
         program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=exact_order)).run()
-        if not exact_order and excess(program, target.budget):
+        if not exact_order and excess(program, target.budget, target.resources.memory_bytes):
             program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=True)).run()
     finally:
         sys.setrecursionlimit(limit)
-    if problem := excess(program, target.budget):
+    if problem := excess(program, target.budget, target.resources.memory_bytes):
         raise BudgetError(problem)
     return program
 

@@ -22,7 +22,7 @@ from lepton_compile.codegen.interface import header, make_interface
 from lepton_compile.codegen.names import identifier, string_literal, unique_identifiers
 from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import write_weights
-from lepton_compile.errors import BuildError
+from lepton_compile.errors import BuildError, LeptonError
 from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Program, Storage
 from lepton_compile.runtime.loader import CompiledModel
 
@@ -141,6 +141,51 @@ def test_views_share_memory_and_an_output_may_be_one(make_map_kernel, host) -> N
     np.testing.assert_array_equal(results["y"], 4 * x)
     np.testing.assert_array_equal(results["flat"], (2 * x).reshape(-1))
     np.testing.assert_array_equal(results["same"], x)
+
+
+def test_a_view_may_be_a_part(make_map_kernel, host) -> None:
+    """The halves of y are doubled halves of x, the second by way of a half of t; z is the double of a half of w."""
+    whole, half = (8, 16), (4, 16)
+
+    def part(name: str, owner: str, storage: Storage, number: int) -> Buffer:
+        return Buffer(name, half, "float32", storage=storage, view_of=owner, offset=256 * number)
+
+    buffers = [
+        Buffer("x", whole, "float32", storage=Storage.INPUT, tensor="x"),
+        Buffer("w", whole, "float32", storage=Storage.WEIGHT),
+        Buffer("t", whole, "float32"),
+        Buffer("y", whole, "float32", storage=Storage.OUTPUT, tensor="y"),
+        Buffer("z", half, "float32", storage=Storage.OUTPUT, tensor="z"),
+        *(part(f"x{number}", "x", Storage.INPUT, number) for number in range(2)),
+        *(part(f"y{number}", "y", Storage.OUTPUT, number) for number in range(2)),
+        part("w1", "w", Storage.WEIGHT, 1),
+        part("t1", "t", Storage.ARENA, 1),
+        Buffer("t1_again", half, "float32", view_of="t1"),
+    ]
+    named = {buffer.name: buffer for buffer in buffers}
+    pairs = (("x0", "y0"), ("x1", "t1"), ("t1_again", "y1"), ("w1", "z"))
+    w = np.arange(128, dtype=np.float32).reshape(whole)
+    program = Program(
+        "parts",
+        (named["x"],),
+        (named["y"], named["z"]),
+        named,
+        {"w": w},
+        {"double": make_map_kernel("double", lambda a: a + a, *half)},
+        tuple(Call("double", pair, ("n",)) for pair in pairs),
+        MemoryPlan({"t": 0, "y": 512, "z": 1024}, 1280),
+    )
+    x = np.arange(128, dtype=np.float32).reshape(whole)
+    results = run(program, host, x=x)
+    np.testing.assert_array_equal(results["y"], np.concatenate([2 * x[:4], 4 * x[4:]]))
+    np.testing.assert_array_equal(results["z"], 2 * w[4:])
+
+
+def test_an_arena_too_large_for_the_machine_is_refused_with_its_size(make_program, host) -> None:
+    program = make_program()
+    large = replace(program, memory=MemoryPlan(program.memory.offsets, 1 << 60))
+    with pytest.raises(LeptonError, match=f"no memory for an arena of {1 << 60} bytes; beside it, the weights take"):
+        run(large, host, **{"images:0": np.zeros((8, 48), np.float32)})
 
 
 def test_a_kernel_may_work_in_place(make_map_kernel, host) -> None:

@@ -107,7 +107,8 @@ toy_status toy_create(const toy_options *options, toy_instance **instance) {
   self->owns_arena = options->arena == NULL;
   self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
   if (self->arena == NULL) {
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes", (size_t)information.arena_bytes);
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
     toy_destroy(self);
     return TOY_OUT_OF_RESOURCES;
   }
