@@ -102,7 +102,7 @@ def product(machine: Machine) -> Definition:
     shapes = matrix_product_of([], [128], 384, 384, machine)
     left = te.placeholder((128, 384), "float32", name="left")
     result = te.placeholder((128, 384), "float32", name="result")
-    return matmul(shapes, Source(left, PLAIN), False, [], Epilogue(result, result, (), PLAIN), machine)
+    return matmul(shapes, left, Source(left, PLAIN), False, [], Epilogue(result, result, (), PLAIN), machine)
 
 
 @pytest.mark.parametrize("family", [direct, pixels, filtered, product])
