@@ -1,13 +1,20 @@
-"""Latency of compiled models beside onnxruntime's and, where it is installed, OpenVINO's.
+"""Latency of compiled models beside onnxruntime's, OpenVINO's and ncnn's, and beside what the machine allows.
 
-    python benchmarks/latency.py [--threads N] [--models nudenet,ppocr-rec] [--target host] [--json FILE]
+    python benchmarks/latency.py [--threads N] [--models nudenet,ppocr-rec] [--target host] [--json FILE] [--markdown]
+    python benchmarks/latency.py --avx2
 
-The engines take turns on one model after another, so that whatever else the machine does meets all of them: each round
-gives every engine a block of runs, in another order each time, and the first run of a block, which finds the caches
-full of another engine, does not count. What is printed is the median over all rounds and the ratio of medians. Before
-that, the answers are compared; an engine that does not agree with onnxruntime is marked.
+The engines take turns on one model after another, so that whatever else the machine does meets all of them
+(`lepton_compile/measuring/turns.py`). What is printed is the median, and how many times faster ours is than the best
+engine that gives the right answers. An engine that cannot run a model, or whose answers differ, is named and does not
+count.
 
-All engines compute in float32, on the same number of threads, on the same inputs. `pip install -e '.[test,bench]'`.
+All engines compute in float32, on the same file, the same number of threads and the same inputs. Beside each model
+stands its roofline: the least time that its steps could take on this machine, and what share of it was reached.
+
+--avx2 compares code for x86-64-v3 with OpenVINO whose oneDNN is kept to AVX2 (ONEDNN_MAX_CPU_ISA). What OpenVINO does
+without oneDNN, element-wise code and matrix products by MLAS, uses the processor's widest vectors all the same.
+
+`pip install -e '.[test,bench]'`.
 """
 
 from __future__ import annotations
@@ -20,17 +27,15 @@ import os
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
+if "--avx2" in sys.argv:
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # read when OpenVINO is loaded
+
 from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
@@ -38,33 +43,55 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
 import corpus  # noqa: E402 (found through the line above)
 
 import lepton_compile  # noqa: E402
-from lepton_compile.evaluation.compare import compare_outputs  # noqa: E402
+from lepton_compile.cli.table import print_table  # noqa: E402
+from lepton_compile.measuring.bench import OURS  # noqa: E402
+from lepton_compile.measuring.engines import Measurement, measure_engines  # noqa: E402
+from lepton_compile.measuring.machine import processor, processors  # noqa: E402
+from lepton_compile.measuring.peers import PEERS, Run, is_installed, load_peer  # noqa: E402
+from lepton_compile.measuring.profile import step_times, together  # noqa: E402
+from lepton_compile.measuring.roofline import Roofline, footprint, measure_roofline  # noqa: E402
+from lepton_compile.measuring.tables import markdown  # noqa: E402
 
-Feed = dict[str, np.ndarray[Any, Any]]
-Run = Callable[[Feed], Feed]
-
-OURS, ONNXRUNTIME, OPENVINO = "lepton_compile", "onnxruntime", "openvino"
-BLOCK_SECONDS = 0.05
+# What the geometric mean is over; of silero, as it is published.
+COUNTED = (*corpus.REAL_CNNS, "minilm", "silero", *corpus.LIGHT_NETS)
+PROFILED_RUNS = 20
 
 
-@dataclass
-class Measurement:
-    """What one engine did with one model.
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one model.
 
     Attributes:
-        load_seconds: Time to make the engine ready: compiling, or creating the session.
-        seconds: Time of each run.
-        problem: Why there are no times, or in what the answers differ from onnxruntime's.
+        engines: What each engine did.
+        bound: Seconds that the steps of ours take at least; NaN where ours fails.
+        profiled: Seconds that they took together, timed one by one.
+        operations: Floating-point operations that are left in them.
     """
 
-    load_seconds: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    problem: str = ""
+    engines: dict[str, Measurement]
+    bound: float = math.nan
+    profiled: float = math.nan
+    operations: int = 0
 
-    @property
-    def median(self) -> float:
+    def median(self, engine: str) -> float:
         """Median seconds of a run; NaN where there is none."""
-        return statistics.median(self.seconds) if self.seconds else math.nan
+        latency = self.engines[engine].latency if engine in self.engines else None
+        return math.nan if latency is None else latency.median
+
+    def times_faster(self, engine: str) -> float:
+        """How many times faster ours is; NaN where one of them does not count."""
+        counts = engine in self.engines and self.engines[engine].counts and self.engines[OURS].counts
+        return self.median(engine) / self.median(OURS) if counts else math.nan
+
+    def best_peer(self) -> str | None:
+        """The fastest of the other engines that count."""
+        peers = [engine for engine, measured in self.engines.items() if engine != OURS and measured.counts]
+        return min(peers, key=self.median, default=None)
+
+    def times_faster_than_best(self) -> float:
+        """How many times faster ours is than the best peer; NaN where there is none."""
+        best = self.best_peer()
+        return math.nan if best is None else self.times_faster(best)
 
 
 def main() -> None:
@@ -74,156 +101,118 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(corpus.NAMES), help="which models, with commas (default all)")
     parser.add_argument("--target", default="host", help="what to compile for (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure a model (default %(default)s)")
+    parser.add_argument("--avx2", action="store_true", help="x86-64-v3 against OpenVINO kept to AVX2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args()
     names = arguments.models.split(",")
     if unknown := sorted(set(names) - set(corpus.NAMES)):
         parser.error(f"there is no model {', '.join(unknown)}; there are {', '.join(corpus.NAMES)}")
-    if arguments.threads < 1:
-        parser.error("--threads must be at least 1")
+    if not 1 <= arguments.threads <= processors():
+        parser.error(f"--threads must be at least 1 and at most {processors()}, the processors that may be used")
+    # onnxruntime is there for its answers, and to be measured unless it can not be kept to AVX2.
+    peers = ["openvino"] if arguments.avx2 else [peer for peer in PEERS if is_installed(peer)]
+    target = lepton_compile.resolve_target("x86-64-v3" if arguments.avx2 else arguments.target)
 
     console = Console()
-    results: dict[str, dict[str, Measurement]] = {}
+    with console.status("the machine"):
+        roofline = measure_roofline(target, arguments.threads)
+    results: dict[str, Result] = {}
     for name in names:
         with console.status(name):
-            results[name] = measure(name, arguments.target, arguments.threads, arguments.seconds)
-    console.print(table(results, arguments.threads))
-    for name, engines in results.items():
-        for engine, measured in engines.items():
+            results[name] = measure(name, target, peers, arguments.threads, arguments.seconds, roofline)
+    header, rows = table(results, peers)
+    plural = "s" if arguments.threads > 1 else ""
+    title = f"median latency in ms, {arguments.threads} thread{plural}, {target.name}; x: times faster, above 1 is ours"
+    print(f"{title}\n")
+    if arguments.markdown:
+        print(f"{markdown(header, rows)}\n")
+    else:
+        print_table(rows, header)
+    print(described(roofline))
+    for name, result in results.items():
+        for engine, measured in result.engines.items():
             if measured.problem:
-                console.print(f"{name}: {engine}: {measured.problem}", style="red")
+                print(f"{name}: {engine}: {measured.problem}")
     if arguments.json:
-        record = {"machine": machine(), "threads": arguments.threads, "target": arguments.target} | report(results)
+        record = {"machine": machine(), "threads": arguments.threads, "target": target.name, "avx2": arguments.avx2}
+        record |= {"roofline": asdict(roofline)} | report(results, peers)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def measure(name: str, target: str, threads: int, seconds: float) -> dict[str, Measurement]:
-    """Load a model into every engine, compare their answers, and time them in turn."""
+def measure(
+    name: str,
+    target: lepton_compile.Target,
+    peers: Sequence[str],
+    threads: int,
+    seconds: float,
+    roofline: Roofline,
+) -> Result:
+    """Load a model into every engine, compare their answers, time them in turn, and profile ours."""
     feed = next(iter(corpus.real_feeds(name).values()))
+    path = corpus.model_path(name)
+    compiled: list[lepton_compile.CompiledModel] = []
+
+    def load_ours() -> Run:
+        compiled.append(lepton_compile.compile(path, target, shapes=corpus.shapes(name), threads=threads))
+        return compiled[0].run
+
     loaders: dict[str, Callable[[], Run]] = {
-        ONNXRUNTIME: lambda: load_onnxruntime(name, threads),
-        OURS: lambda: load_ours(name, target, threads),
+        peer: lambda peer=peer: load_peer(peer, path, feed, threads) for peer in peers
     }
-    if "openvino" in installed():
-        loaders[OPENVINO] = lambda: load_openvino(name, threads)
-    runs: dict[str, Run] = {}
-    results: dict[str, Measurement] = {}
-    expected: Feed = {}
-    for engine, load in loaders.items():
-        measured = results[engine] = Measurement()
-        begin = time.perf_counter()
-        try:
-            run = load()
-            measured.load_seconds = time.perf_counter() - begin
-            answer = run(feed)
-        except Exception as error:  # an engine that cannot run a model is a result, too
-            measured.problem = f"fails: {' '.join(str(error).split())[:200]}"
-            continue
-        expected = expected or answer
-        # onnxruntime's Sigmoid rules out channels of tiny scores; see lepton_compile.evaluation.reference.
-        mismatches = compare_outputs(answer, expected, channel_tolerance=np.inf)
-        measured.problem = "; ".join(map(str, mismatches))
-        runs[engine] = run
-    for engine, times in alternate(
-        {engine: lambda run=run: run(feed) for engine, run in runs.items()}, seconds
-    ).items():
-        results[engine].seconds = times
-    return results
+    expected = load_peer("onnxruntime", path, feed, threads)(feed)
+    engines = measure_engines(loaders | {OURS: load_ours}, feed, seconds, expected)
+    if engines[OURS].latency is None:
+        return Result(engines)
+    model = compiled[0]
+    steps = together(name, step_times(model.profile(feed, runs=PROFILED_RUNS), roofline, footprint(model)))
+    return Result(engines, math.nan if steps.bound is None else steps.bound, steps.seconds, steps.operations)
 
 
-def alternate(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds of every run, in rounds of blocks that take turns in going first; at least 5 rounds."""
-    times: dict[str, list[float]] = {engine: [] for engine in runs}
-    order = list(runs)
-    until = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 5 or time.perf_counter() < until:
-        for engine in order:
-            runs[engine]()
-            block_end = time.perf_counter() + BLOCK_SECONDS
-            while True:
-                begin = time.perf_counter()
-                runs[engine]()
-                end = time.perf_counter()
-                times[engine].append(end - begin)
-                if end >= block_end:
-                    break
-        order = order[1:] + order[:1]
-        rounds += 1
-    return times
+def table(results: dict[str, Result], peers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Medians, how many times faster ours is, the roofline, and the geometric means."""
+    header = ["model", "ours", *peers, "best peer", *(f"x {peer}" for peer in peers), "x best"]
+    header += ["roofline", "reached", "compile s"]
+    rows = []
+    for name, result in results.items():
+        best = result.best_peer()
+        rows.append(
+            [
+                name if name in COUNTED else f"({name})",
+                number(result.median(OURS) * 1e3, 3),
+                *(marked(result, peer) for peer in peers),
+                "" if best is None else number(result.median(best) * 1e3, 3),
+                *(number(result.times_faster(peer), 2) for peer in peers),
+                number(result.times_faster_than_best(), 2),
+                number(result.bound * 1e3, 3),
+                "" if math.isnan(result.bound) else f"{result.bound / result.median(OURS) * 100:.0f} %",
+                number(result.engines[OURS].load_seconds, 1),
+            ]
+        )
+    means = means_of(results, peers)
+    row = [f"geometric mean of {sum(name in COUNTED for name in results)}", *[""] * (2 + len(peers))]
+    rows.append([*row, *(number(means[peer], 2) for peer in peers), number(means["best peer"], 2), "", "", ""])
+    return header, rows
 
 
-def load_ours(name: str, target: str, threads: int) -> Run:
-    """The model, compiled."""
-    path, shapes = corpus.model_path(name), corpus.shapes(name)
-    return lepton_compile.compile(path, target, shapes=shapes, threads=threads).run
+def number(value: float, digits: int) -> str:
+    """A number, or nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def load_onnxruntime(name: str, threads: int) -> Run:
-    """The model in onnxruntime, with all of its optimisations."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(corpus.model_path(name), options, providers=["CPUExecutionProvider"])
-    outputs = [output.name for output in session.get_outputs()]
-    return lambda feed: dict(zip(outputs, session.run(outputs, feed), strict=True))
+def marked(result: Result, engine: str) -> str:
+    """An engine's median, or why it does not count."""
+    measured = result.engines[engine]
+    if measured.latency is None:
+        return "fails"
+    return number(measured.latency.median * 1e3, 3) + ("" if measured.counts else " wrong")
 
 
-def load_openvino(name: str, threads: int) -> Run:
-    """The model in OpenVINO, with static shapes, and kept from computing in bfloat16."""
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(corpus.model_path(name))
-    model.reshape({tensor: list(shape) for tensor, shape in corpus.shapes(name).items()})
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = core.compile_model(model, "CPU", settings)
-    request = compiled.create_infer_request()
-    # The order is ONNX's; of the names, OpenVINO keeps those that its own optimisations leave.
-    outputs = [output.name for output in onnx.load(corpus.model_path(name)).graph.output]
-
-    def run(feed: Feed) -> Feed:
-        request.infer(feed, share_inputs=True)
-        return {output: request.get_output_tensor(index).data.copy() for index, output in enumerate(outputs)}
-
-    return run
-
-
-def table(results: dict[str, dict[str, Measurement]], threads: int) -> Table:
-    """Medians, ratios of medians, and geometric means of these."""
-    peers = [engine for engine in (ONNXRUNTIME, OPENVINO) if any(engine in engines for engines in results.values())]
-    shown = Table(title=f"median latency in ms, {threads} thread{'s' if threads > 1 else ''}; below 1 we are faster")
-    shown.add_column("model", no_wrap=True)
-    for heading in ("ours", *peers, *(f"ours / {peer}" for peer in peers), "compile s"):
-        shown.add_column(heading, justify="right")
-    for name, engines in results.items():
-        medians = [f"{engines[engine].median * 1e3:.3f}" for engine in (OURS, *peers)]
-        ratios = [f"{ratio(engines, peer):.2f}" for peer in peers]
-        shown.add_row(name, *medians, *ratios, f"{engines[OURS].load_seconds:.1f}")
-    shown.add_section()
-    for group, means in means_of(results).items():
-        shown.add_row(f"mean of {group}", *[""] * (1 + len(peers)), *(f"{means[peer]:.2f}" for peer in peers), "")
-    return shown
-
-
-def means_of(results: dict[str, dict[str, Measurement]]) -> dict[str, dict[str, float]]:
-    """Geometric means of our median over each peer's, over the CNNs and over all models that both ran."""
-    peers = sorted({engine for engines in results.values() for engine in engines} - {OURS})
-    groups = {"CNNs": [name for name in results if name in corpus.CNNS], "all": list(results)}
-    return {
-        group: {peer: geometric_mean(ratio(results[name], peer) for name in members) for peer in peers}
-        for group, members in groups.items()
-    }
-
-
-def ratio(engines: dict[str, Measurement], peer: str) -> float:
-    """Our median over a peer's; NaN where one of them did not run."""
-    return engines[OURS].median / engines[peer].median if peer in engines else math.nan
+def means_of(results: dict[str, Result], peers: Sequence[str]) -> dict[str, float]:
+    """Geometric means, over the counted models that both ran, of how many times faster ours is."""
+    counted = [result for name, result in results.items() if name in COUNTED]
+    means = {peer: geometric_mean(result.times_faster(peer) for result in counted) for peer in peers}
+    return means | {"best peer": geometric_mean(result.times_faster_than_best() for result in counted)}
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -232,50 +221,52 @@ def geometric_mean(values: Iterable[float]) -> float:
     return statistics.geometric_mean(known) if known else math.nan
 
 
-def report(results: dict[str, dict[str, Measurement]]) -> dict[str, Any]:
+def described(roofline: Roofline) -> str:
+    """The machine's limits, in words."""
+    read = ", ".join(f"{size >> 10} KiB: {rate / 1e9:.0f}" for size, rate in roofline.bandwidths.items())
+    return f"peak {roofline.peak / 1e9:.0f} GFLOP/s; GB/s that are read again and again from {read}"
+
+
+def report(results: dict[str, Result], peers: Sequence[str]) -> dict[str, Any]:
     """Everything that was measured, as JSON values."""
-
-    def described(measured: Measurement) -> dict[str, Any]:
-        record: dict[str, Any] = {"load_seconds": measured.load_seconds, "problem": measured.problem}
-        if measured.seconds:
-            deciles = np.quantile(measured.seconds, [0.0, 0.1, 0.9]).tolist()
-            record |= {"median": measured.median, "runs": len(measured.seconds)}
-            record |= dict(zip(("fastest", "decile_1", "decile_9"), deciles, strict=True))
-        return record
-
-    models = {name: {engine: described(m) for engine, m in engines.items()} for name, engines in results.items()}
-    means = {
-        group: {peer: None if math.isnan(mean) else mean for peer, mean in peers.items()}
-        for group, peers in means_of(results).items()
+    models = {
+        name: {
+            "engines": {engine: asdict(measured) for engine, measured in result.engines.items()},
+            "counted": name in COUNTED,
+            "best_peer": result.best_peer(),
+            "times_faster_than_best_peer": known(result.times_faster_than_best()),
+            "roofline_seconds": known(result.bound),
+            "profiled_seconds": known(result.profiled),
+            "operations": result.operations,
+        }
+        for name, result in results.items()
     }
-    return {"models": models, "geometric_means_of_ours_over": means}
+    means = {peer: known(mean) for peer, mean in means_of(results, peers).items()}
+    return {"models": models, "geometric_means_of_times_faster": means}
+
+
+def known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def machine() -> dict[str, Any]:
     """The machine and the versions of what was measured."""
     host = lepton_compile.sense_host()
-    processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
+    installed = {item.metadata["Name"].lower(): item.version for item in importlib.metadata.distributions()}
     return {
-        "processor": processor,
+        "processor": processor(),
         "cpu": host.cpu,
         "features": list(host.features),
         "threads_usable": host.resources.threads,
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_average": list(os.getloadavg()),
-        "versions": {package: version for package, version in installed().items() if package in _PACKAGES},
+        "versions": {package: installed[package] for package in _PACKAGES if package in installed},
     }
 
 
-_PACKAGES = ("lepton-compile", "onnxruntime", "openvino", "apache-tvm", "onnx", "numpy")
-
-
-def installed() -> dict[str, str]:
-    """Installed packages and their versions."""
-    return {item.metadata["Name"].lower(): item.version for item in importlib.metadata.distributions()}
+_PACKAGES = ("lepton-compile", "onnxruntime", "openvino", "ncnn", "pnnx", "apache-tvm", "onnx", "numpy")
 
 
 if __name__ == "__main__":

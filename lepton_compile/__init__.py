@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lepton_compile.api import compile
     from lepton_compile.errors import BudgetError, PassError, UnsupportedOperator, UnsupportedOperatorError
     from lepton_compile.evaluation.bisect import bisect
+    from lepton_compile.measuring.bench import Benchmark, bench
     from lepton_compile.model import Graph, import_model
     from lepton_compile.planning import Plan
     from lepton_compile.rewriting import Context, Decline, Pass, Proposal, Stage, list_passes
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lepton_compile.target import Budget, Resources, Target, list_targets, resolve_target, sense_host
 
 __all__ = [
+    "Benchmark",
     "Budget",
     "BudgetError",
     "BuildError",
@@ -51,6 +53,7 @@ __all__ = [
     "TargetError",
     "UnsupportedOperator",
     "UnsupportedOperatorError",
+    "bench",
     "bisect",
     "compile",
     "import_model",
@@ -65,6 +68,7 @@ _MODULES = {
     "lepton_compile.api": ("compile",),
     "lepton_compile.errors": ("BudgetError", "PassError", "UnsupportedOperator", "UnsupportedOperatorError"),
     "lepton_compile.evaluation.bisect": ("bisect",),
+    "lepton_compile.measuring.bench": ("Benchmark", "bench"),
     "lepton_compile.model": ("Graph", "import_model"),
     "lepton_compile.planning": ("Plan",),
     "lepton_compile.rewriting": ("Context", "Decline", "Pass", "Proposal", "Stage", "list_passes"),

@@ -18,6 +18,7 @@ from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
+from lepton_compile.tuning import tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -33,6 +34,7 @@ def compile(
     plan: Plan | None = None,
     threads: int | None = None,
     budget: Budget | None = None,
+    tuning: str | os.PathLike[str] | None = None,
     exact_order: bool = False,
     verify: bool = False,
     dump: str | os.PathLike[str] | None = None,
@@ -51,6 +53,9 @@ def compile(
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
             that buy speed with larger weights are left out where they would exceed it.
+        tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
+            by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
+            the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
             errors are larger and which spreads NaN and infinities over neighbouring outputs.
         verify: Compare with onnxruntime after every pass.
@@ -63,6 +68,7 @@ def compile(
     Raises:
         ModelError, ShapeError: The model cannot be read, or its shapes are not known.
         UnsupportedOperatorError: It uses operators that cannot be compiled.
+        BudgetError: It takes more memory than the target has, or than its budget allows.
         TargetError: There is no such target.
         PassError: A pass broke the model.
         BudgetError: The library, or a run of it, takes more than the budget.
@@ -80,10 +86,14 @@ def compile(
     graph = import_model(model, shapes)
     graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
     report("choosing kernels", 0, 1)
-    program = lower(graph, target, identifier(name or _name(model, graph)), exact_order=exact_order)
-    library = generate(program, target, model_hash=_hash(model), plan=json.loads(plan.to_json()), progress=line)
+    symbol = identifier(name or _name(model, graph))
+    program, taken = tuned(
+        lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order), target, tuning, line
+    )
+    record = json.loads(plan.to_json())
+    library = generate(program, target, model_hash=_hash(model), plan=record, tuning=taken.to_record(), progress=line)
     check_size(library.path.stat().st_size, target.budget)
-    return CompiledModel(library.folder, threads=threads, verify=False, keep=library)
+    return CompiledModel(library.folder, threads=threads, keep=library)
 
 
 def _name(model: Source, graph: Graph) -> str:

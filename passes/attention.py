@@ -3,7 +3,7 @@
     softmax(scale Q K^T [+ mask]) V
 
 The scale may stand before the first product, on either or both operands, or behind it; the transposition of K goes in
-as well. Masks are added (Add), or chosen (Where).
+as well, and those that bring the heads of Q, K and V together. Masks are added (Add), or chosen (Where).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Attention(PatternFusion):
             return ()
         product = scores[-1]
         before = [part for tensor in product.inputs for part in _preparation(tensor, product, uses)]
-        return (*before, *scores, softmax, node)
+        return (*before, *scores, softmax, *_preparation(node.inputs[1], node, uses), node)
 
 
 def _is_over_last_axis(node: gs.Node, graph: Graph) -> bool:
@@ -82,16 +82,15 @@ def _scores(tensor: gs.Tensor, depth: int) -> list[gs.Node]:
 
 
 def _preparation(tensor: gs.Tensor, reader: gs.Node, uses: Uses) -> list[gs.Node]:
-    """The scaling and the transposition of an operand that nothing else uses; of Q, the scaling only."""
+    """The scaling and the transpositions of an operand that nothing else uses."""
     nodes: list[gs.Node] = []
-    transposes = tensor is reader.inputs[1]
     while (node := producer(tensor)) is not None and not uses.other_use(tensor, reader):
         if is_operator(node, "Mul", "Div") and number(node.inputs[1]) is not None:
             source = node.inputs[0]
         elif is_operator(node, "Mul") and number(node.inputs[0]) is not None:
             source = node.inputs[1]
-        elif is_operator(node, "Transpose") and transposes:
-            source, transposes = node.inputs[0], False
+        elif is_operator(node, "Transpose"):
+            source = node.inputs[0]
         else:
             break
         nodes.append(node)

@@ -29,6 +29,13 @@ def compile(
         str | None, typer.Option(metavar="A,B", help="Only these passes, as `lepton passes` names them.")
     ] = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Replay a saved plan; nothing is decided.")] = None,
+    tuning: Annotated[
+        str | None,
+        typer.Option(
+            metavar="measure|model|FILE",
+            help="How kernels choose algorithms: measured on this machine (once), by a model, or by a tuning.json.",
+        ),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(metavar="size=4MB,memory=64MB", help="What the library and a run of it may take.")
     ] = None,
@@ -54,6 +61,7 @@ def compile(
             shapes=shapes,
             passes=read_passes(passes),
             plan=replayed,
+            tuning=tuning,
             budget=read_budget(budget),
             exact_order=exact_order,
             verify=verify,

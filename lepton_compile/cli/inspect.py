@@ -23,7 +23,7 @@ def inspect(
 
 
 def _show_folder(folder: Path) -> None:
-    model = lepton_compile.load(folder)
+    model = lepton_compile.load(folder, verify=True)
     memory, versions = model.manifest["memory"], model.manifest["versions"]
     typer.echo(f"{model.name} for {model.manifest['target']['name']} ({model.manifest['triple']})\n")
     rows = [("input", tensor) for tensor in model.inputs] + [("output", tensor) for tensor in model.outputs]
@@ -34,6 +34,7 @@ def _show_folder(folder: Path) -> None:
             ("  library", format_bytes(model.manifest["library"]["bytes"])),
             ("  of which weights", format_bytes(memory["weights_bytes"])),
             ("  arena of an instance", format_bytes(memory["arena_bytes"])),
+            ("  peak of one instance, weights included", format_bytes(memory["peak_bytes"])),
         )
     )
     typer.echo("\nkernels")

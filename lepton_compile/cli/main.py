@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_compile.cli.bench import bench
 from lepton_compile.cli.bisect import bisect
 from lepton_compile.cli.compile import compile
 from lepton_compile.cli.inspect import inspect
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compile, run, inspect, bisect, passes):
+for command in (compile, run, bench, inspect, bisect, passes):
     app.command()(command)
 app.add_typer(targets)
 

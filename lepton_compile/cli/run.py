@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import lepton_compile
-from lepton_compile.cli.options import read_pairs, reason
+from lepton_compile.cli.arrays import read_inputs
+from lepton_compile.cli.options import reason
 from lepton_compile.cli.table import format_shape, print_table
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
-
-    from lepton_compile.runtime.loader import Tensor
 
     Array = npt.NDArray[Any]
 
@@ -36,15 +34,14 @@ def run(
     ] = None,
 ) -> None:
     """Run a compiled model and print its outputs in brief."""
-    import numpy as np
+    from lepton_compile.measuring.inputs import random_values
 
-    model = lepton_compile.load(folder, threads=threads)
-    inputs = {name: _read_array(Path(path)) for name, path in read_pairs("--input", input).items()}
+    model = lepton_compile.load(folder, threads=threads, verify=True)
+    inputs = read_inputs(input)
     missing = [tensor for tensor in model.inputs if tensor.name not in inputs]
     if missing:
         typer.echo(f"random inputs: {', '.join(tensor.name for tensor in missing)}")
-        random = np.random.default_rng(0)
-        inputs |= {tensor.name: _random_array(tensor, random) for tensor in missing}
+        inputs |= random_values(missing)
 
     begin = time.perf_counter()
     model.run(inputs)
@@ -61,28 +58,9 @@ def run(
         typer.echo(f"wrote {output}")
 
 
-def _random_array(tensor: Tensor, random: np.random.Generator) -> Array:
-    """Normally distributed floats. Integers are 0 or 1: they may be indices, which must not reach out of anything."""
-    shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
-    array = random.standard_normal(shape) if tensor.numpy_dtype.kind == "f" else random.integers(0, 2, shape)
-    return array.astype(tensor.numpy_dtype)
-
-
 def _summary(array: Array) -> tuple[str, ...]:
     figures = (array.min(), array.mean(dtype=float), array.max()) if array.size else ()
     return (str(array.dtype), format_shape(array.shape), *(f"{float(figure):.6g}" for figure in figures))
-
-
-def _read_array(path: Path) -> Array:
-    import numpy as np
-
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise typer.BadParameter(f"cannot read {path}: {reason(error)}", param_hint="'--input'") from error
-    if not isinstance(array, np.ndarray):
-        raise typer.BadParameter(f"{path} holds several arrays; an input is a .npy file", param_hint="'--input'")
-    return array
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

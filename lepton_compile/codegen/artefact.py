@@ -4,7 +4,9 @@ libNAME.so      the library
 NAME.h          its interface in C
 NAME.c          its driver, to read
 manifest.json   what it was made from, what it needs, what it holds
+steps.json      what each step of a run computes, for profiles
 plan.json       what was decided and why, where there was a plan
+tuning.json     which algorithms were taken, as a tuning file for other builds
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_compile.codegen.cpu_features import cpu_checks
-from lepton_compile.codegen.driver import Facts, driver, kernel_symbol, root
-from lepton_compile.codegen.interface import API, TRACE_API, header, make_interface, onnx_name
+from lepton_compile.codegen.driver import Facts, driver, kernel_symbol
+from lepton_compile.codegen.interface import API, header, make_interface, onnx_name
 from lepton_compile.codegen.linking import Toolchain
 from lepton_compile.codegen.pool import KERNEL_LIMIT, Task, workers
+from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import WeightTable, weights_assembly, write_weights
 from lepton_compile.errors import LeptonError
-from lepton_compile.lowering.program import Buffer, Program, Storage
+from lepton_compile.lowering.program import Buffer, Program, location
 from lepton_compile.runtime.loader import replace_folder
 
 if TYPE_CHECKING:
@@ -73,10 +76,10 @@ def generate(
     program: Program,
     target: Target,
     *,
-    trace: bool = False,
     static: bool = False,
     model_hash: str = "",
     plan: Mapping[str, object] | None = None,
+    tuning: Mapping[str, object] | None = None,
     progress: Callable[[str], None] | None = None,
     kernel_limit: float = KERNEL_LIMIT,
 ) -> Library:
@@ -85,11 +88,10 @@ def generate(
     Args:
         program: The program.
         target: The machine that it is for.
-        trace: Whether the library can report after every step (`lepton_compile.codegen.trace`), which costs a little
-            time.
         static: Whether to add a static library libNAME.a, for programs that bring no shared libraries.
         model_hash: SHA-256 of the ONNX model, for the manifest and NAME_info.
         plan: What goes into plan.json; its "steps" stand in the manifest too.
+        tuning: What goes into tuning.json; the manifest has a hash of it.
         progress: Called with a line of text at long steps.
         kernel_limit: Seconds that building one kernel may take.
 
@@ -102,7 +104,7 @@ def generate(
     """
     with tempfile.TemporaryDirectory(prefix="lepton-build-") as scratch:
         try:
-            return _generate(Path(scratch), program, target, trace, static, model_hash, plan, progress, kernel_limit)
+            return _generate(Path(scratch), program, target, static, model_hash, plan, tuning, progress, kernel_limit)
         except OSError as error:
             raise LeptonError(f"the library can not be written: {error}", path=error.filename) from error
 
@@ -111,10 +113,10 @@ def _generate(
     scratch: Path,
     program: Program,
     target: Target,
-    trace: bool,
     static: bool,
     model_hash: str,
     plan: Mapping[str, object] | None,
+    tuning: Mapping[str, object] | None,
     progress: Callable[[str], None] | None,
     kernel_limit: float,
 ) -> Library:
@@ -122,26 +124,29 @@ def _generate(
     version = importlib.metadata.version("lepton-compile")
     tools = Toolchain(scratch, target.triple, target.zig_triple(), target.name != "host", progress)
     with ThreadPoolExecutor(1) as beside:  # the driver compiles while the workers build kernels
-        driven = beside.submit(_build_driver, scratch, program, target, tools, version, model_hash, trace)
+        driven = beside.submit(_build_driver, scratch, program, target, tools, version, model_hash)
         kernels = _build_kernels(scratch, program, target, progress, kernel_limit)
         weights = driven.result()
     objects = ["driver.o", "weights.o", *kernels]
     library = f"lib{name}.so"
-    tools.link(objects, library, [f"{name}_{function}" for function in (*API, *(TRACE_API if trace else ()))])
+    tools.link(objects, library, [f"{name}_{function}" for function in API])
     files = [library, f"{name}.h", f"{name}.c"]
     if static:
         tools.archive(objects, f"lib{name}.a")
         files.append(f"lib{name}.a")
 
-    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, trace, plan)
+    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, plan, tuning)
     folder = Path(tempfile.mkdtemp(prefix="lepton-"))
     result = Library(name, folder, manifest, program)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     for file in files:
         shutil.move(scratch / file, folder / file)
     _write_json(folder / "manifest.json", manifest)
+    _write_json(folder / "steps.json", {"steps": describe_steps(program)})
     if plan is not None:
         _write_json(folder / "plan.json", plan)
+    if tuning is not None:
+        _write_json(folder / "tuning.json", tuning)
     return result
 
 
@@ -152,7 +157,6 @@ def _build_driver(
     tools: Toolchain,
     version: str,
     model_hash: str,
-    trace: bool,
 ) -> WeightTable:
     """Write the table of weights, the header and the driver, and compile them to weights.o and driver.o."""
     name = program.name
@@ -163,7 +167,7 @@ def _build_driver(
     facts = Facts(version, target.name, model_hash, cpu_checks(target))
     described = f"Generated by lepton_compile {version} for {target.name} ({target.triple})."
     (scratch / f"{name}.h").write_text(header(program, interface, description=described), "utf-8")
-    (scratch / f"{name}.c").write_text(driver(program, interface, weights, facts, trace=trace), "utf-8")
+    (scratch / f"{name}.c").write_text(driver(program, interface, weights, facts), "utf-8")
     tools.compile(f"{name}.c", "driver.o")
     tools.compile("weights.S", "weights.o")
     return weights
@@ -218,16 +222,14 @@ def _overlapping_kernels(program: Program) -> set[str]:
 
 def _overlap(program: Program, first: Buffer, second: Buffer) -> bool:
     """Whether two buffers share memory, an output being in the caller's or in the arena."""
-    a, b = root(program, first), root(program, second)
-    if a.name == b.name:
-        return True
-    offsets = program.memory.offsets
-    inside = (Storage.ARENA, Storage.OUTPUT)
-    if a.storage not in inside or b.storage not in inside or a.name not in offsets or b.name not in offsets:
-        return False
-    low, high = sorted((a, b), key=lambda buffer: offsets[buffer.name])
+    (a, begin), (b, start) = location(program.buffers, first.name), location(program.buffers, second.name)
+    if a != b:
+        offsets = program.memory.offsets
+        if a not in offsets or b not in offsets:
+            return False
+        begin, start = offsets[a] + begin, offsets[b] + start
     try:
-        return offsets[low.name] + low.nbytes() > offsets[high.name]
+        return begin < start + second.nbytes() and start < begin + first.nbytes()
     except TypeError:  # a symbolic size
         return True
 
@@ -239,8 +241,8 @@ def _manifest(
     model_hash: str,
     version: str,
     library: Path,
-    trace: bool,
     plan: Mapping[str, object] | None,
+    tuning: Mapping[str, object] | None,
 ) -> dict[str, object]:
     with library.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -253,11 +255,11 @@ def _manifest(
         "model": {"sha256": model_hash},
         "notes": list(program.notes),
         "passes": (plan or {}).get("steps", []),
+        "tuning": {"sha256": hashlib.sha256(_json_text(tuning).encode()).hexdigest()} if tuning is not None else None,
         "library": {
             "file": library.name,
             "bytes": library.stat().st_size,
             "sha256": digest,
-            "trace": trace,
         },
         "target": target.describe(),
         "triple": target.triple,
@@ -268,6 +270,7 @@ def _manifest(
         "memory": {
             "arena_bytes": program.memory.arena_bytes,
             "weights_bytes": weights.nbytes,
+            "peak_bytes": program.peak_bytes,
             "weights_sha256": weights.digest,
         },
         "choices": [asdict(choice) for choice in program.choices],
@@ -301,4 +304,8 @@ def _versions(version: str) -> dict[str, str]:
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+    path.write_text(_json_text(value), "utf-8")
+
+
+def _json_text(value: Mapping[str, object]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"

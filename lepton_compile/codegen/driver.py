@@ -13,7 +13,7 @@ from lepton_compile.codegen.interface import Interface, onnx_name, shape_text, s
 from lepton_compile.codegen.names import C_TYPES, comment, string_literal
 from lepton_compile.codegen.weights import WeightTable
 from lepton_compile.errors import BuildError
-from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage, location
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,6 @@ class Facts:
     cpu_checks: tuple[str, ...] = ()
 
 
-def root(program: Program, buffer: Buffer) -> Buffer:
-    """The buffer whose memory this one lies in."""
-    while buffer.view_of is not None:
-        buffer = program.buffers[buffer.view_of]
-    return buffer
-
-
 def kernel_symbol(program: Program, kernel: Kernel) -> str:
     """The C name of a kernel."""
     return f"{program.name}_{kernel.name}"
@@ -47,20 +40,24 @@ def kernel_symbol(program: Program, kernel: Kernel) -> str:
 
 def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:
     """The C expression of a pointer to a buffer's first element, in a function that knows the instance as `self`."""
-    base = root(program, buffer)
-    cast = f"({'const ' if const else ''}{C_TYPES[buffer.dtype]} *)"
+    owner, offset = location(program.buffers, buffer.name)
+    base = program.buffers[owner]
+    constant = "const " if const else ""
+    cast = f"({constant}{C_TYPES[buffer.dtype]} *)"
+    if base.storage is Storage.WEIGHT:
+        return f"{cast}(self->weights + {weights.offsets[owner] + offset})"
+    if base.storage is Storage.ARENA:
+        return f"{cast}(self->arena + {program.memory.offsets[owner] + offset})"
     if base.storage is Storage.INPUT:
-        expression = f"self->inputs.{interface.inputs[base.name]}"
-    elif base.storage is Storage.OUTPUT:
-        expression = f"self->outputs.{interface.outputs[base.name]}"
-    elif base.storage is Storage.WEIGHT:
-        return f"{cast}(self->weights + {weights.offsets[base.name]})"
+        expression = f"self->inputs.{interface.inputs[owner]}"
     else:
-        return f"{cast}(self->arena + {program.memory.offsets[base.name]})"
+        expression = f"self->outputs.{interface.outputs[owner]}"
+    if offset:
+        return f"{cast}(({constant}uint8_t *){expression} + {offset})"
     return expression if C_TYPES[base.dtype] == C_TYPES[buffer.dtype] else f"{cast}{expression}"
 
 
-def driver(program: Program, interface: Interface, weights: WeightTable, facts: Facts, *, trace: bool = False) -> str:
+def driver(program: Program, interface: Interface, weights: WeightTable, facts: Facts) -> str:
     """The text of NAME.c.
 
     Args:
@@ -68,20 +65,18 @@ def driver(program: Program, interface: Interface, weights: WeightTable, facts: 
         interface: Its C names.
         weights: Where its weights lie in the block `NAME_weights`.
         facts: What NAME_info tells.
-        trace: Whether to add NAME_set_trace, and report to its callback after every step.
     """
-    return _Driver(program, interface, weights, facts, trace).text()
+    return _Driver(program, interface, weights, facts).text()
 
 
 class _Driver:
     """The parts of one driver; each method gives C text."""
 
-    def __init__(self, program: Program, interface: Interface, weights: WeightTable, facts: Facts, trace: bool) -> None:
+    def __init__(self, program: Program, interface: Interface, weights: WeightTable, facts: Facts) -> None:
         self.program = program
         self.interface = interface
         self.weights = weights
         self.facts = facts
-        self.trace = trace
         self.name = program.name
         self.upper = program.name.upper()
 
@@ -124,26 +119,18 @@ class _Driver:
 
     def instance(self) -> str:
         name = self.name
-        trace = ""
-        callback = ""
-        if self.trace:
-            callback = f"""
-/* Called after each step with its number, how long it took, and its kernel's pointers, inputs first. */
-typedef void (*{name}_trace)(void *context, int32_t step, int64_t nanoseconds, const void *const *arguments);
-{self.upper}_API void {name}_set_trace({name}_instance *instance, {name}_trace callback, void *context);
-"""
-            trace = f"\n  {name}_trace trace;\n  void *trace_context;\n  int64_t started;"
         return f"""\
 extern const uint8_t *const {name}_weights; /* {self.weights.nbytes} bytes, 64-byte aligned */
-{callback}
+
 struct {name}_instance {{
   const uint8_t *weights;
   uint8_t *arena;
   {name}_inputs inputs;
   {name}_outputs outputs;
   struct lepton_executor executor;
+  struct lepton_profile profile;
   atomic_flag busy;
-  int owns_arena;{trace}
+  int owns_arena;
   char error[LEPTON_ERROR_BYTES];
 }};
 """
@@ -197,22 +184,13 @@ static void step_{number}(void *context, int32_t begin, int32_t end) {{
         numbers = iter(range(1 << 31))
         body = list(self._run(self.program.steps, numbers, "  "))
         for buffer in self.program.outputs:
-            if root(self.program, buffer).name != buffer.name:
+            if buffer.view_of is not None:
                 body.append(self._copy_output(buffer))
         if not body:
             body = ["  (void)self;"]
         body.append(f"  return {self.upper}_OK;")
-        trace = ""
-        if self.trace:
-            trace = f"""\
-static void trace_step(struct {self.name}_instance *self, int32_t step, const void *const *arguments) {{
-  const int64_t nanoseconds = lepton_nanoseconds() - self->started;
-  if (self->trace != NULL) self->trace(self->trace_context, step, nanoseconds, arguments);
-}}
-
-"""
         return f"""\
-{trace}static {self.name}_status run_steps(struct {self.name}_instance *self) {{
+static {self.name}_status run_steps(struct {self.name}_instance *self) {{
 {chr(10).join(body)}
 }}
 """
@@ -222,15 +200,8 @@ static void trace_step(struct {self.name}_instance *self, int32_t step, const vo
             if isinstance(step, Call):
                 number = next(numbers)
                 blocks = self.program.kernels[step.kernel].blocks
-                if self.trace:
-                    yield f"{indent}self->started = lepton_nanoseconds();"
-                if step.parallel and blocks > 1:
-                    yield f"{indent}lepton_parallel(&self->executor, step_{number}, self, {blocks});"
-                else:
-                    yield f"{indent}step_{number}(self, 0, {blocks});"
-                if self.trace:
-                    pointers = ", ".join(self.pointers(step))
-                    yield f"{indent}trace_step(self, {number}, (const void *const[]){{{pointers}}});"
+                executor = "&self->executor" if step.parallel and blocks > 1 else "NULL"
+                yield f"{indent}lepton_step(&self->profile, {number}, {executor}, step_{number}, self, {blocks});"
                 continue
             condition = self.buffer(step.condition)
             pointer = address(self.program, self.interface, self.weights, condition, const=True)
@@ -335,7 +306,8 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   self->owns_arena = options->arena == NULL;
   self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
   if (self->arena == NULL) {{
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes", (size_t)information.arena_bytes);
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
     {name}_destroy(self);
     return {upper}_OUT_OF_RESOURCES;
   }}
@@ -400,14 +372,6 @@ static {name}_status run_checked(struct {name}_instance *self, const {name}_inpu
     def rest(self) -> str:
         """The interface's small functions."""
         name = self.name
-        trace = ""
-        if self.trace:
-            trace = f"""
-void {name}_set_trace({name}_instance *self, {name}_trace callback, void *context) {{
-  self->trace = callback;
-  self->trace_context = context;
-}}
-"""
         return f"""\
 void {name}_destroy({name}_instance *self) {{
   if (self == NULL) return;
@@ -419,4 +383,10 @@ void {name}_destroy({name}_instance *self) {{
 const char *{name}_error(const {name}_instance *self) {{ return self == NULL ? create_error : self->error; }}
 
 const {name}_information *{name}_info(void) {{ return &information; }}
-{trace}"""
+
+void {name}_set_profile({name}_instance *self, {name}_profile callback, void *context) {{
+  if (self == NULL) return;
+  self->profile.callback = callback;
+  self->profile.context = context;
+}}
+"""

@@ -13,11 +13,8 @@ from lepton_compile.codegen.names import C_TYPES, comment, unique_identifiers
 from lepton_compile.errors import BuildError
 from lepton_compile.lowering.program import Buffer, Program
 
-API = ("create", "run", "destroy", "error", "info")
+API = ("create", "run", "destroy", "error", "info", "set_profile")
 """The functions that a library exports, without the model's prefix."""
-
-TRACE_API = ("set_trace",)
-"""What a library built for tracing exports besides."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +209,13 @@ typedef struct {name}_instance {name}_instance;
 
 /* Facts about the model; static memory. */
 {upper}_API const {name}_information *{name}_info(void);
+
+/* Called after each step of a run, in the thread that runs, with the step's number in steps.json and how long it took.
+ * It must not call functions of the same instance. */
+typedef void (*{name}_profile)(void *context, int32_t step, int64_t nanoseconds);
+
+/* Has the instance's runs timed step by step; a null callback ends that. The instance must not be running. */
+{upper}_API void {name}_set_profile({name}_instance *instance, {name}_profile callback, void *context);
 
 #ifdef __cplusplus
 }}

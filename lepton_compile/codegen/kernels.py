@@ -17,6 +17,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx import stmt
 
+from lepton_compile.kernels.loops import ROLLED
+
 LOCAL_BYTES = 1 << 20
 """The most that a kernel's local buffers may take: half of the stack that the runtime's threads have."""
 
@@ -70,6 +72,7 @@ def plain_function(
     symbols = [found[name] if name in found else tirx.Var(name, "int32") for name in dimensions]
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     body, loops = _over_range(function.body, begin, end)
+    body = _hide_extents(body, tirx.bitwise_and(tirx.shift_right(begin, 31), 255))
     if loops != 1:
         raise ValueError(f"{symbol} has {loops} outermost parallel loops; a kernel has one")
     declared: list[tirx.Stmt] = [
@@ -97,6 +100,28 @@ def _over_range(statement: tirx.Stmt, begin: tirx.Var, end: tirx.Var) -> tuple[t
     if isinstance(statement, stmt.For) and statement.kind == stmt.ForKind.PARALLEL:
         return stmt.For(statement.loop_var, begin, end - begin, stmt.ForKind.SERIAL, statement.body), 1
     return statement, 0
+
+
+def _hide_extents(statement: tirx.Stmt, nothing: tirx.Expr) -> tirx.Stmt:
+    """The statement with `nothing`, a zero that LLVM takes for 0 or 255, added to the extents of loops to keep rolled.
+
+    LLVM's options against unrolling have no effect through TVM, and its loop metadata cannot be reached. A known bound
+    that is low would do as little as a known extent.
+    """
+    if isinstance(statement, stmt.SeqStmt):
+        return stmt.SeqStmt([_hide_extents(part, nothing) for part in statement.seq])
+    if isinstance(statement, stmt.IfThenElse):
+        other = statement.else_case
+        return stmt.IfThenElse(
+            statement.condition,
+            _hide_extents(statement.then_case, nothing),
+            None if other is None else _hide_extents(other, nothing),
+        )
+    if isinstance(statement, stmt.For) and statement.kind == stmt.ForKind.SERIAL:
+        hidden = statement.extent + nothing if ROLLED in statement.annotations else statement.extent
+        body = _hide_extents(statement.body, nothing)
+        return stmt.For(statement.loop_var, statement.min, hidden, statement.kind, body)
+    return statement
 
 
 def _local_bytes(statement: tirx.Stmt) -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.codegen.artefact import Library
-from lepton_compile.errors import BuildError
-from lepton_compile.lowering.program import Buffer, Call
-from lepton_compile.runtime.loader import CompiledModel, Tensor
+from lepton_compile.lowering.program import Call, Program, Storage, location
+from lepton_compile.runtime.loader import ALIGNMENT, CompiledModel, Prepared, Tensor
 
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_void_p))
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,10 @@ def trace(
     *,
     threads: int = 1,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Run a library that was generated with `trace=True` once, and show every step that runs to `visit`.
+    """Run a library once, and show every step that runs to `visit`.
+
+    The library tells which step has run, as for any profile. Where its operands lie is known from the program, since
+    the arena and the outputs of this run are memory of ours.
 
     Args:
         library: The library; its program has no symbolic dimensions.
@@ -56,44 +57,54 @@ def trace(
         The outputs.
 
     Raises:
-        BuildError: When the library can not trace.
         ShapeError: As for `CompiledModel.run`.
     """
-    model = CompiledModel(library.folder, keep=library, verify=False)
-    if not model.manifest["library"]["trace"]:
-        raise BuildError(f"{library.name} was generated without trace=True")
-    calls = tuple(library.program.calls())
-    buffers = library.program.buffers
-    raised: list[BaseException] = []
+    model = CompiledModel(library.folder, keep=library)
+    program = library.program
+    calls = tuple(program.calls())
+    arena = _aligned(program.memory.arena_bytes)
+    prepared = model.prepare(inputs)
+    memory = _Memory(program, arena, prepared)
 
-    def on_step(_context: object, number: int, nanoseconds: int, pointers: Any) -> None:
-        if raised:
-            return
+    def on_step(number: int, nanoseconds: int) -> None:
         call = calls[number]
-        try:
-            arrays = {name: _view(buffers[name], pointers[index]) for index, name in enumerate(call.arguments)}
-            visit(TracedStep(number, call, nanoseconds, arrays))
-        except BaseException as error:  # C can not pass it on
-            raised.append(error)
+        visit(TracedStep(number, call, nanoseconds, {name: memory.view(name) for name in call.arguments}))
 
-    callback = _CALLBACK(on_step)
-    native, instance = model._opened(threads)
-    set_trace = getattr(native, f"{library.name}_set_trace")
-    set_trace.restype, set_trace.argtypes = None, [ctypes.c_void_p, _CALLBACK, ctypes.c_void_p]
-    set_trace(instance, callback, None)
-    outputs = model.run(inputs, threads=threads)
-    if raised:
-        raise raised[0]
-    return outputs
+    model.create_instance(threads, arena).run(prepared, on_step)
+    return dict(prepared.outputs)
 
 
-def _view(buffer: Buffer, pointer: int) -> npt.NDArray[Any]:
-    """The memory of a buffer as a read-only array."""
-    dtype = Tensor(buffer.name, buffer.dtype, ()).numpy_dtype
-    shape = buffer.physical_shape()
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    memory = (ctypes.c_uint8 * buffer.nbytes()).from_address(pointer)
-    array: npt.NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-    array.flags.writeable = False
-    return array
+def _aligned(size: int) -> Bytes:
+    """Memory that an arena may be."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size]
+
+
+class _Memory:
+    """The memory of a program's buffers during one run."""
+
+    def __init__(self, program: Program, arena: Bytes, prepared: Prepared) -> None:
+        self._program = program
+        self._arena = arena
+        self._weights = {name: np.ascontiguousarray(values) for name, values in program.weights.items()}
+        self._arrays = dict(zip((b.name for b in program.inputs), prepared.inputs.values(), strict=True))
+        self._arrays |= dict(zip((b.name for b in program.outputs), prepared.outputs.values(), strict=True))
+
+    def view(self, name: str) -> npt.NDArray[Any]:
+        """A buffer as a read-only array in its physical shape."""
+        buffer = self._program.buffers[name]
+        dtype = Tensor(buffer.name, buffer.dtype, ()).numpy_dtype
+        shape = buffer.physical_shape()
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        owner, offset = location(self._program.buffers, name)
+        storage = self._program.buffers[owner].storage
+        if storage is Storage.ARENA:
+            memory = self._arena[self._program.memory.offsets[owner] :]
+        else:
+            whole = self._weights[owner] if storage is Storage.WEIGHT else self._arrays[owner]
+            memory = whole.reshape(-1).view(np.uint8)
+        array: npt.NDArray[Any] = memory[offset:][: buffer.nbytes()].view(dtype).reshape(shape)
+        array.flags.writeable = False
+        return array

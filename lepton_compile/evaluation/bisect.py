@@ -129,7 +129,7 @@ def bisect(
             single = graph
 
     report("building the library", 0, 1)
-    library = generate(lower(fused, target, "bisected"), target, trace=True)
+    library = generate(lower(fused, target, "bisected"), target)
     report("checking kernels", 0, 1)
     checks, outputs = check_kernels(library, single, inputs)
     mismatches = compare_outputs(outputs, expected)

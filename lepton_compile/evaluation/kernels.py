@@ -54,7 +54,7 @@ def check_kernels(
     """Run a library once and compare every tensor that a kernel stores.
 
     Args:
-        library: Generated with `trace=True`, for this machine.
+        library: Generated for this machine.
         graph: What it computes, in single operators: the graph before fusion. Tensors that are not in its main graph
             (those within branches, or between the kernels of one node) are not compared.
         inputs: A value for every input.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from lepton_compile.kernels.loops import (
     load,
     parallel,
     parameter,
+    rolled,
     sequence,
     serial,
     store,
@@ -42,7 +43,7 @@ from lepton_compile.kernels.register_tile import (
     LaneValue,
     RegisterTile,
     TileShape,
-    choose_tile,
+    rank_tiles,
     step_cycles,
     unrolls,
 )  # fmt: skip
@@ -107,6 +108,13 @@ def convolution_of(
     batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
 ) -> Convolution:
     """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
+    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine))
+
+
+def convolutions_of(
+    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
+) -> Iterator[Convolution]:
+    """The same with every register tile, the most promising first."""
     # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
     order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
     loops = tuple(windows[axis] for axis in order)
@@ -115,8 +123,8 @@ def convolution_of(
     mixed = groups > 1 and outputs % machine.lanes > 0
     # Where groups are mixed a tile is one block. Two could share loads of the inputs of two groups, but that was slower
     # (measured in whole nets): there are more ways for groups to lie in them, and registers run out.
-    tile = choose_tile(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
-    return Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
+    for tile in rank_tiles(columns, 1 if mixed else -(-outputs // machine.lanes), machine):
+        yield Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -366,7 +374,7 @@ class _Emitter:
                 columns, value, lambda b, lane: load(self.weights, [place.set, place.tile, ib, *taps, ii, b, lane])
             )
 
-        return serial(extent, step, "ii")
+        return rolled(extent, step, "ii")
 
     def stored_channel(self, channel: tirx.Expr) -> tirx.Expr:
         """The source's channel that an input channel is."""

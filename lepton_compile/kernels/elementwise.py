@@ -13,10 +13,17 @@ from dataclasses import dataclass
 
 from tvm import ir, sym, te, tirx
 
-from lepton_compile.kernels.expressions import count_operations, evaluate, identity, loads_of, operands, vector_store
+from lepton_compile.kernels.expressions import (
+    count_operations,
+    evaluate,
+    identity,
+    loads_of,
+    variables_outside_loads,
+    vector_store,
+)
 from lepton_compile.kernels.kernel import Definition, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import Layout
-from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store, when
+from lepton_compile.kernels.loops import function, parallel, parameter, sequence, serial, store
 
 # A flat loop is cut into pieces of this many elements for the threads to share; about the size of an L1 cache.
 FLAT_BLOCK = 4096
@@ -54,24 +61,23 @@ def elementwise(
     Returns:
         A kernel of the sources, in order, and the output.
     """
-    extents = layout.physical_shape(shape_of(output)) or (1,)
+    channels = shape_of(output)[1] if layout.block else 0
+    walked = layout
+    if part and layout.block and part.axis == 1 and (part.offset % layout.block or channels % layout.block):
+        # A part that does not fill whole blocks is written in pieces of blocks that it fills.
+        walked = Layout(math.gcd(layout.block, part.offset, channels))
+    extents = walked.physical_shape(shape_of(output)) or (1,)
     analyzer = sym.Analyzer()
     variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(extents))]
     for variable, extent in zip(variables, extents, strict=True):
         analyzer.bind(variable, ir.Range(0, extent))
     inputs = Operands(sources, analyzer)
 
-    channels = shape_of(output)[1] if layout.block else 0
-    # A part that does not fill whole blocks must leave the other lanes of its blocks alone.
-    shifted_lanes = bool(
-        layout.block and part and part.axis == 1 and (part.offset % layout.block or channels % layout.block)
-    )
-
     def unguarded(at: Sequence[tirx.Expr]) -> tirx.Expr:
-        return evaluate(output, logical(at, layout, len(output.shape)), inputs.load)
+        return evaluate(output, logical(at, walked, len(output.shape)), inputs.load)
 
     general = unguarded(variables)
-    guarded = bool(channels % layout.block) and not stays_in_lane(general, variables) if layout.block else False
+    guarded = bool(channels % walked.block) and not stays_in_lane(general, variables) if walked.block else False
 
     def value(at: Sequence[tirx.Expr]) -> tirx.Expr:
         if not guarded:
@@ -80,7 +86,7 @@ def elementwise(
         return tirx.if_then_else(inside, unguarded(at), tirx.const(0, str(output.dtype)))
 
     whole = layout.physical_shape(part.shape) if part else extents
-    groups = merged_axes(general, variables, extents, whole)
+    groups = merged_axes(general, variables, extents, walked.physical_shape(part.shape) if part else extents)
     sizes = [math.prod(extents[axis] for axis in group) for group in groups]
     result = parameter("y", whole, str(output.dtype))
     dtypes = {str(output.dtype), *(str(buffer.dtype) for buffer in inputs.parameters)}
@@ -96,17 +102,21 @@ def elementwise(
         def place(lane: tirx.Expr) -> list[tirx.Expr]:
             if part is None:
                 return at(lane)
-            indices = logical(at(lane), layout, len(output.shape))
+            indices = logical(at(lane), walked, len(output.shape))
             indices[part.axis] = indices[part.axis] + part.offset
             return physical(layout, indices, analyzer)
 
-        def write(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
-            written = store(result, place(lane), v)
-            if not shifted_lanes:
-                return written
-            return when(logical(at(lane), layout, len(output.shape))[1] < channels, written)
+        return vector_store(width, lambda lane: value(at(lane)), lambda lane, v: store(result, place(lane), v))
 
-        return vector_store(width, lambda lane: value(at(lane)), write)
+    def apart(read: ir.TensorLoad) -> int | None:
+        """How many elements further into its operand's memory a load lies than the output's element in its own."""
+        shape = [int(size) for size in read.source.shape]
+        distance = analyzer.simplify(_row_major(read.indices, shape) - _row_major(variables, extents))
+        return int(distance) if isinstance(distance, tirx.IntImm) else None
+
+    def read_in_place(buffer: tirx.Buffer) -> bool:
+        same = str(buffer.dtype) == str(output.dtype) and math.prod(map(int, buffer.shape)) == math.prod(extents)
+        return part is None and same and all(apart(r) == 0 for r in loads_of(general) if r.source.same_as(buffer))
 
     body, blocks = vector_loops(sizes, lanes, put)
     return Definition(
@@ -115,7 +125,17 @@ def elementwise(
         blocks=blocks,
         family="elementwise",
         operations=count_operations(general) * math.prod(extents),
+        copies=apart(general) if part is None and isinstance(general, ir.TensorLoad) else None,
+        in_place=tuple(number for number, buffer in enumerate(inputs.parameters) if read_in_place(buffer)),
     )
+
+
+def _row_major(indices: Sequence[tirx.Expr], shape: Sequence[int]) -> tirx.Expr:
+    """The place in memory, in elements."""
+    place: tirx.Expr = tirx.const(0, "int32")
+    for index, size in zip(indices, shape, strict=True):
+        place = place * size + index
+    return place
 
 
 def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
@@ -125,7 +145,7 @@ def stays_in_lane(value: tirx.Expr, variables: Sequence[tirx.Var]) -> bool:
     """
     block, lane = identity(variables[1]), identity(variables[-1])
     for read in loads_of(value):
-        if not {block, lane} & set().union(*map(_variables_outside_loads, read.indices)):
+        if not {block, lane} & set().union(*map(variables_outside_loads, read.indices)):
             continue
         if len(read.indices) != len(variables) or identity(read.indices[-1]) != lane:
             return False
@@ -155,7 +175,7 @@ def merged_axes(
     extent is that of the loop, and nothing but loads uses them.
     """
     loads = loads_of(value)
-    outside = _variables_outside_loads(value)
+    outside = variables_outside_loads(value)
 
     def mergeable(first: int) -> bool:
         a, b = identity(variables[first]), identity(variables[first + 1])
@@ -164,7 +184,7 @@ def merged_axes(
         if a in outside or b in outside:
             return False
         for read in loads:
-            used = [_variables_outside_loads(index) for index in read.indices]
+            used = [variables_outside_loads(index) for index in read.indices]
             places = [p for p, names in enumerate(used) if a in names or b in names]
             if not places:
                 continue
@@ -185,25 +205,6 @@ def merged_axes(
         else:
             groups.append([axis])
     return groups
-
-
-def _variables_outside_loads(node: tirx.Expr) -> set[int]:
-    if isinstance(node, tirx.Var):
-        return {identity(node)}
-    if isinstance(node, ir.TensorLoad):
-        return set()
-    found: set[int] = set()
-    seen: set[int] = set()
-    pending = [node]
-    while pending:
-        current = pending.pop()
-        if identity(current) in seen or isinstance(current, ir.TensorLoad):
-            continue
-        seen.add(identity(current))
-        if isinstance(current, tirx.Var):
-            found.add(identity(current))
-        pending.extend(operands(current))
-    return found
 
 
 def unmerge(position: Sequence[tirx.Expr], groups: Sequence[Sequence[int]], extents: Sequence[int]) -> list[tirx.Expr]:
@@ -236,7 +237,9 @@ def vector_loops(
     *outer, inner = sizes
 
     def along_inner(position: list[tirx.Expr], begin: tirx.Expr | int, count: tirx.Expr | int) -> tirx.Stmt:
-        width = lanes if inner >= lanes else 1
+        width = lanes
+        while width > inner:
+            width //= 2
         parts = []
         vectors = count // width if isinstance(count, int) else tirx.floordiv(count, width)
         if not (isinstance(vectors, int) and vectors == 0):
@@ -247,29 +250,32 @@ def vector_loops(
                 parts.append(serial(left, lambda t: put([*position, begin + vectors * width + t], 1), "tail"))
         return sequence(parts)
 
-    if not outer:
-        blocks = -(-inner // FLAT_BLOCK)
-        if blocks == 1:
-            return parallel(1, lambda block: along_inner([], 0, inner)), 1
-        if inner % FLAT_BLOCK == 0:
-            return parallel(blocks, lambda block: along_inner([], block * FLAT_BLOCK, FLAT_BLOCK)), blocks
-        return parallel(
-            blocks,
-            lambda block: along_inner([], block * FLAT_BLOCK, tirx.min(FLAT_BLOCK, inner - block * FLAT_BLOCK)),
-        ), blocks
-
-    split = 1
-    while split < len(outer) and math.prod(outer[:split]) < MANY_BLOCKS:
-        split += 1
-    shared, rest = outer[:split], outer[split:]
-    blocks = math.prod(shared)
-
     def inside(position: list[tirx.Expr], left: Sequence[int]) -> tirx.Stmt:
         if not left:
             return along_inner(position, 0, inner)
         return serial(left[0], lambda i: inside([*position, i], left[1:]))
 
-    return parallel(blocks, lambda block: inside(split_index(block, shared), rest)), blocks
+    # One axis is cut into pieces, so that there are enough blocks, and none that is hardly worth its indices.
+    cut = 0
+    while cut < len(outer) and math.prod(outer[: cut + 1]) < MANY_BLOCKS:
+        cut += 1
+    before, whole = math.prod(sizes[:cut]), sizes[cut]
+    piece = FLAT_BLOCK
+    if cut < len(outer):
+        piece = max(1, min(FLAT_BLOCK // math.prod(sizes[cut + 1 :]), before * whole // MANY_BLOCKS))
+    pieces = -(-whole // piece)
+
+    def block(index: tirx.Expr) -> tirx.Stmt:
+        *position, number = split_index(index, [*sizes[:cut], pieces])
+        begin: tirx.Expr | int = number * piece if pieces > 1 else 0
+        count: tirx.Expr | int = (
+            min(piece, whole) if whole % piece == 0 or pieces == 1 else tirx.min(piece, whole - begin)
+        )
+        if cut == len(outer):
+            return along_inner(position, begin, count)
+        return serial(count, lambda i: inside([*position, begin + i], outer[cut + 1 :]))
+
+    return parallel(before * pieces, block), before * pieces
 
 
 def split_index(index: tirx.Expr, sizes: Sequence[int]) -> list[tirx.Expr]:

@@ -144,18 +144,24 @@ def rewrite(node: tirx.Expr, replace: Callable[[tirx.Expr], tirx.Expr | None]) -
     return visit(node)
 
 
-def evaluate(tensor: te.Tensor, indices: Sequence[tirx.Expr | int], load_leaf: Load) -> tirx.Expr:
+def evaluate(
+    tensor: te.Tensor,
+    indices: Sequence[tirx.Expr | int],
+    load_leaf: Load,
+    inlined: Callable[[te.Tensor], bool] = is_inlined,
+) -> tirx.Expr:
     """The value of `tensor` at `indices`.
 
     Args:
         tensor: A placeholder, or a computation. Of a reduction, the caller evaluates the source instead: `reduction`.
         indices: One int32 expression per axis.
         load_leaf: Gives the value of a tensor that is not inlined at given indices.
+        inlined: Which tensors are computed where they are used; none but those for which `is_inlined` holds.
     """
     memory: dict[tuple[object, ...], tuple[list[tirx.Expr], tirx.Expr]] = {}
 
     def value(current: te.Tensor, at: list[tirx.Expr]) -> tirx.Expr:
-        if not is_inlined(current):
+        if not inlined(current):
             return load_leaf(current, at)
         key = (current.op, *(identity(index) for index in at))
         if key not in memory:
@@ -196,7 +202,13 @@ class Reduction:
         bound = {identity(combiner.lhs[0]): left, identity(combiner.rhs[0]): right}
         return rewrite(combiner.result[0], lambda node: bound.get(identity(node)) if type(node) is tirx.Var else None)
 
-    def term(self, indices: Sequence[tirx.Expr], reduced: Sequence[tirx.Expr], load_leaf: Load) -> tirx.Expr:
+    def term(
+        self,
+        indices: Sequence[tirx.Expr],
+        reduced: Sequence[tirx.Expr],
+        load_leaf: Load,
+        inlined: Callable[[te.Tensor], bool] = is_inlined,
+    ) -> tirx.Expr:
         """The element that takes part in the reduction at these indices of the result and of the reduced axes."""
         axes = [*self._tensor.op.axis, *self._reduce.axis]
         at = dict(zip((identity(axis.var) for axis in axes), [*indices, *reduced], strict=True))
@@ -206,7 +218,7 @@ class Reduction:
                 return at.get(identity(node), node)
             if _is_call(node, _TENSOR_LOAD):
                 source, *source_indices = node.args
-                return evaluate(source, [rewrite(index, replace) for index in source_indices], load_leaf)
+                return evaluate(source, [rewrite(index, replace) for index in source_indices], load_leaf, inlined)
             return None
 
         source = rewrite(self._reduce.source[0], replace)
@@ -327,4 +339,20 @@ def loads_of(node: tirx.Expr) -> list[tvm.ir.TensorLoad]:
             visit(part)
 
     visit(node)
+    return found
+
+
+def variables_outside_loads(node: tirx.Expr) -> set[int]:
+    """The identities of the variables in an expression, but for those that loads take as indices."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if identity(current) in seen or type(current) is tvm.ir.TensorLoad:
+            continue
+        seen.add(identity(current))
+        if type(current) is tirx.Var:
+            found.add(identity(current))
+        pending.extend(operands(current))
     return found

@@ -50,6 +50,10 @@ class Definition:
         blocks: Extent of the outermost loop.
         family: Name of the kernel family.
         operations: Floating-point operations, a multiply-add counting as two.
+        copies: Where all that it does is to copy a range of its only input's memory: the place in it, in elements, of
+            the output's first.
+        in_place: The inputs, of the only output's type and size, whose every element is read at its own place in memory
+            alone and before that is written: the output may take their memory.
     """
 
     function: tirx.PrimFunc
@@ -57,6 +61,8 @@ class Definition:
     blocks: int
     family: str
     operations: int
+    copies: int | None = None
+    in_place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def physical(layout: Layout, indices: Sequence[tirx.Expr], analyzer: sym.Analyze
 class Operands:
     """Input parameters of a kernel, one for each tensor that it reads; `first` of them came before these.
 
-    What an epilogue reads are operands of its own: a residual may be the kernel's input in another layout.
+    What an epilogue reads are operands of its own: a residual may be the kernel's input in another layout. A truth
+    value is read as the byte that it is in memory: a vector of booleans would be packed bits.
     """
 
     def __init__(self, sources: Sequence[Source], analyzer: sym.Analyzer, first: int = 0) -> None:
@@ -96,7 +103,9 @@ class Operands:
         self._layouts: Mapping[te.Operation, Layout] = {source.tensor.op: source.layout for source in sources}
         self._buffers: Mapping[te.Operation, tirx.Buffer] = {
             source.tensor.op: parameter(
-                f"x{number}", source.layout.physical_shape(shape_of(source.tensor)), str(source.tensor.dtype)
+                f"x{number}",
+                source.layout.physical_shape(shape_of(source.tensor)),
+                "uint8" if str(source.tensor.dtype) == "bool" else str(source.tensor.dtype),
             )
             for number, source in enumerate(sources, first)
         }
@@ -112,7 +121,8 @@ class Operands:
 
     def load(self, tensor: te.Tensor, indices: Sequence[tirx.Expr]) -> tirx.Expr:
         """An element of a source, at logical indices."""
-        return load(self.buffer(tensor), physical(self._layouts[tensor.op], indices, self._analyzer))
+        value = load(self.buffer(tensor), physical(self._layouts[tensor.op], indices, self._analyzer))
+        return tirx.NE(value, tirx.const(0, "uint8")) if str(tensor.dtype) == "bool" else value
 
 
 @dataclass(frozen=True)

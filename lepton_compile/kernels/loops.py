@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from tvm import tirx
 from tvm.tirx import stmt
 
+ROLLED = "lepton.rolled"
+"""Annotation of a loop that `rolled` made."""
+
 Body = Callable[[tirx.Var], tirx.Stmt]
 
 
@@ -28,6 +31,17 @@ def serial(extent: int | tirx.Expr, body: Body, name: str = "i", begin: int | ti
     if isinstance(extent, int) and extent == 1 and isinstance(begin, int):
         return body(tirx.const(begin, "int32"))
     return _loop(extent, body, stmt.ForKind.SERIAL, name, begin)
+
+
+def rolled(extent: int | tirx.Expr, body: Body, name: str = "i") -> tirx.Stmt:
+    """A loop that LLVM must not unroll: it would share the loads of a reduction's steps until registers run out.
+
+    Code generation hides the extent of a loop that carries this mark.
+    """
+    if isinstance(extent, int) and extent == 1:
+        return body(tirx.const(0, "int32"))
+    variable = tirx.Var(name, "int32")
+    return stmt.For(variable, 0, extent, stmt.ForKind.SERIAL, body(variable), annotations={ROLLED: True})
 
 
 def parallel(extent: int | tirx.Expr, body: Body, name: str = "block") -> tirx.Stmt:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from tvm import sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import count_operations, vector_store
+from lepton_compile.kernels.expressions import count_operations, evaluate, is_inlined, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
-from lepton_compile.kernels.loops import function, load, parallel, parameter, sequence, serial, store, when
+from lepton_compile.kernels.loops import function, load, parallel, parameter, rolled, sequence, serial, store, when
 from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
 
 
@@ -82,7 +82,8 @@ def packed_right(right: te.Tensor, shapes: MatrixProduct, machine: Machine) -> t
 
 def matmul(
     shapes: MatrixProduct,
-    left: Source,
+    left: te.Tensor,
+    source: Source,
     transposed: bool,
     right_batch: Sequence[int],
     epilogue: Epilogue,
@@ -94,15 +95,16 @@ def matmul(
         shapes: Its shapes.
         left: The left operand, of shape (batch..., rows..., inner); its batch axes may be 1 or missing where it is
             broadcast.
+        source: Where its elements are: the left operand itself, or a tensor that it has the elements of.
         transposed: Whether the left operand has shape (inner, rows) instead.
         right_batch: Batch axes of the packed right operand; a 1 is broadcast.
         epilogue: What is stored, of shape (batch..., rows..., columns), in plain layout.
         machine: The instruction set.
 
     Returns:
-        A kernel of the left operand, the packed right operand, the epilogue's sources and the output.
+        A kernel of the left operand's source, the packed right operand, the epilogue's sources and the output.
     """
-    return _Emitter(shapes, left, transposed, tuple(right_batch), epilogue, machine).definition()
+    return _Emitter(shapes, left, source, transposed, tuple(right_batch), epilogue, machine).definition()
 
 
 class _Emitter:
@@ -111,17 +113,19 @@ class _Emitter:
     def __init__(
         self,
         shapes: MatrixProduct,
-        left: Source,
+        left: te.Tensor,
+        source: Source,
         transposed: bool,
         right_batch: tuple[int, ...],
         epilogue: Epilogue,
         machine: Machine,
     ) -> None:
-        self.shapes, self.left, self.transposed, self.right_batch = shapes, left, transposed, right_batch
+        self.shapes, self.left, self.source = shapes, left, source.tensor
+        self.transposed, self.right_batch = transposed, right_batch
         self.epilogue, self.machine = epilogue, machine
         self.analyzer = sym.Analyzer()
         right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
-        self.inputs = Operands([left, Source(right, PLAIN)], self.analyzer)
+        self.inputs = Operands([source, Source(right, PLAIN)], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=2)
         self.packed = self.inputs.buffer(right)
         self.tiles = int(self.packed.shape[len(right_batch)])
@@ -171,7 +175,7 @@ class _Emitter:
                 lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
             )
 
-        reduce = serial(self.shapes.inner, step, "k")
+        reduce = rolled(self.shapes.inner, step, "k")
         if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.row(begin + t), raw))
 
@@ -188,11 +192,10 @@ class _Emitter:
 
     def left_value(self, place: _Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
         """An element of the left operand."""
-        if self.transposed:
-            return self.inputs.load(self.left.tensor, [k, *row])
-        shape = shape_of(self.left.tensor)
+        shape = shape_of(self.left)
         batch = _broadcast(place.batch, shape[: len(shape) - 1 - len(row)])
-        return self.inputs.load(self.left.tensor, [*batch, *row, k])
+        at = [k, *row] if self.transposed else [*batch, *row, k]
+        return evaluate(self.left, at, self.inputs.load, lambda each: each.op != self.source.op and is_inlined(each))
 
     def address(self, place: _Place, b: int, row: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
         """The logical indices of a lane of the tile's block `b`."""

@@ -27,6 +27,7 @@ L2_BYTES = 48  # bytes that stream from the level-2 cache in a cycle
 # An epilogue of more operations than this is a loop over the stored tile instead of being unrolled over its registers.
 UNROLLED_EPILOGUE = 8
 LOOP_OVERHEAD = 0.5  # cycles of a step that are spent on neither
+LOAD_COST = 0.03  # cycles by which a load delays the rest, though there are ports enough
 
 
 # From the position in a vector to a lane's value.
@@ -43,11 +44,17 @@ class TileShape:
 
 def step_cycles(columns: int, blocks: int) -> float:
     """Cycles that one step of the reduction takes a tile, by the throughput of its busiest part."""
-    return LOOP_OVERHEAD + max(columns * blocks / MULTIPLIERS, (columns + blocks) / LOAD_PORTS, LATENCY)
+    loads = columns + blocks
+    return LOOP_OVERHEAD + LOAD_COST * loads + max(columns * blocks / MULTIPLIERS, loads / LOAD_PORTS, LATENCY)
 
 
 def choose_tile(columns: int, blocks: int, machine: Machine) -> TileShape:
-    """The tile that covers `columns` x `blocks` in the fewest cycles.
+    """The tile that covers `columns` x `blocks` in the fewest cycles; see `rank_tiles`."""
+    return rank_tiles(columns, blocks, machine)[0]
+
+
+def rank_tiles(columns: int, blocks: int, machine: Machine) -> list[TileShape]:
+    """All tiles, those first that cover `columns` x `blocks` in the fewest cycles.
 
     Args:
         columns: Output columns in all, tails included.
@@ -68,7 +75,7 @@ def choose_tile(columns: int, blocks: int, machine: Machine) -> TileShape:
         for c in range(1, min(columns, machine.registers) + 1)
         if c * b + b + 1 <= machine.registers
     ]
-    return min(candidates, key=lambda shape: (cycles(shape), shape.columns * shape.blocks))
+    return sorted(candidates, key=lambda shape: (cycles(shape), shape.columns * shape.blocks))
 
 
 def unrolls(cost: int, epilogue: Epilogue) -> bool:

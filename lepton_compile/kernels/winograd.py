@@ -32,6 +32,7 @@ from lepton_compile.kernels.loops import (
     nest,
     parallel,
     parameter,
+    rolled,
     sequence,
     serial,
     store,
@@ -283,7 +284,7 @@ class _Emitter:
             extent: int | tirx.Expr = min(lanes, plan.shape.inputs)
             if plan.shape.inputs % lanes and self.input_blocks > 1:
                 extent = tirx.min(lanes, plan.shape.inputs - ib * lanes)
-            return serial(extent, step, "ii")
+            return rolled(extent, step, "ii")
 
         def put(b: int, t: int, value: LaneValue) -> tirx.Stmt:
             row = b * plan.chunk + begin + t

@@ -21,8 +21,8 @@ def check_size(nbytes: int, budget: Budget) -> None:
         raise BudgetError(f"the library takes {nbytes} bytes, and the budget for its size is {budget.size_bytes}")
 
 
-def excess(program: Program, budget: Budget) -> str | None:
-    """By what a program is over a budget of size or memory, in one line; None if it is not.
+def excess(program: Program, budget: Budget, available: int | None = None) -> str | None:
+    """By what a program is over a budget, or over the memory that a target has, in one line; None if it is not.
 
     This much can be said before there is code: a library is its weights and its code; what a run needs in memory is the
     weights and the arena.
@@ -33,4 +33,9 @@ def excess(program: Program, budget: Budget) -> str | None:
     needed = weights + program.memory.arena_bytes
     if budget.memory_bytes is not None and needed > budget.memory_bytes:
         return f"a run takes {needed} bytes of memory, weights included, and the budget is {budget.memory_bytes}"
+    if available is not None and program.peak_bytes > available:
+        return (
+            f"a run takes {program.peak_bytes} bytes of memory, {weights} of them for weights and "
+            f"{program.memory.arena_bytes} for intermediate results, and the target has {available}"
+        )
     return None

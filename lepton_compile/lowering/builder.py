@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,10 @@ from lepton_compile.errors import ShapeError
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.lowering.memory import plan_memory, uses
+from lepton_compile.lowering.choosing import Algorithm, Problem
+from lepton_compile.lowering.in_place import compute_in_place
+from lepton_compile.lowering.memory import plan_memory, timeline, touched
+from lepton_compile.lowering.placement import place
 from lepton_compile.lowering.program import (
     Buffer,
     Call,
@@ -43,12 +46,16 @@ class Builder:
     Attributes:
         machine: What kernel families need to know of the target.
         blocked: The blocked layout of this machine.
+        tuning: Names of algorithms by the key of the problem that they are to solve.
         exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
         choices: What was decided, node by node.
     """
 
-    def __init__(self, name: str, machine: Machine, *, exact_order: bool = False) -> None:
+    def __init__(
+        self, name: str, machine: Machine, *, tuning: Mapping[str, str] | None = None, exact_order: bool = False
+    ) -> None:
         self.name = name
+        self.tuning = tuning or {}
         self.exact_order = exact_order
         self.machine = machine
         self.blocked = Layout(machine.lanes)
@@ -58,6 +65,7 @@ class Builder:
         self.inputs: list[Buffer] = []
         self.outputs: list[Buffer] = []
         self.choices: list[Choice] = []
+        self.problems: dict[str, Problem] = {}
         self._steps: list[Step] = []
         self._kernels_by_hash: dict[int, list[Kernel]] = {}
         self._weights_by_hash: dict[str, Buffer] = {}
@@ -73,6 +81,7 @@ class Builder:
         storage: Storage = Storage.ARENA,
         tensor: str | None = None,
         view_of: str | None = None,
+        offset: int = 0,
     ) -> Buffer:
         """A new buffer.
 
@@ -80,7 +89,7 @@ class Builder:
             ShapeError: Padded to whole blocks, it has more elements than kernels can count in 32 bits.
         """
         prefix = {Storage.INPUT: "in", Storage.OUTPUT: "out", Storage.WEIGHT: "w", Storage.ARENA: "b"}[storage]
-        made = Buffer(f"{prefix}{len(self.buffers)}", tuple(shape), dtype, layout, storage, tensor, view_of)
+        made = Buffer(f"{prefix}{len(self.buffers)}", tuple(shape), dtype, layout, storage, tensor, view_of, offset)
         if layout.block and math.prod(made.physical_shape()) >= 2**31:
             raise ShapeError(
                 f"tensor '{tensor or made.name}' of shape {list(shape)} has 2^31 elements or more in blocks of "
@@ -103,14 +112,18 @@ class Builder:
             self._weights_by_hash[key] = made
         return self._weights_by_hash[key]
 
-    def view(self, source: Buffer, shape: Shape, tensor: str | None) -> Buffer:
-        """The same memory under another shape, in plain layout."""
+    def view(
+        self, source: Buffer, shape: Shape, tensor: str | None, layout: Layout = PLAIN, *, offset: int = 0
+    ) -> Buffer:
+        """The same memory, or, from `offset` bytes on, a part of it, under another shape."""
         return self.buffer(
             [int(size) for size in shape],
             source.dtype,
+            layout,
             storage=source.storage,
             tensor=tensor,
             view_of=source.name,
+            offset=offset,
         )
 
     def call(
@@ -122,6 +135,11 @@ class Builder:
         worth = definition.operations >= SERIAL_OPERATIONS or sum(b.nbytes() for b in arguments) >= SERIAL_BYTES
         parallel = definition.blocks > 1 and worth
         self._steps.append(Call(kernel.name, tuple(b.name for b in arguments), tuple(nodes), parallel))
+
+    def choose(self, problem: Problem) -> Algorithm:
+        """The algorithm that the tuning names, if it is one of them, or the one that is predicted to be fastest."""
+        self.problems[problem.key] = problem
+        return problem.named(self.tuning.get(problem.key, "")) or problem.predicted()
 
     def branch(self, condition: Buffer, then: Sequence[Step], otherwise: Sequence[Step], node: str) -> None:
         """Run one of two lists of steps."""
@@ -171,20 +189,19 @@ class Builder:
 
     def finish(self, notes: Sequence[str] = ()) -> Program:
         """The program; `notes` go with it."""
-        steps = tuple(self._steps)
-        used = {name for names in uses(steps) for name in names}
-        memory = plan_memory(self.buffers, steps, self.outputs)
+        buffers, steps = place(self.buffers, self.kernels, self._steps)
+        used = {name for step in timeline(steps) for name in touched(step)}
+        buffers = compute_in_place(buffers, self.kernels, steps, self.outputs)
+        memory = plan_memory(buffers, steps, self.outputs)
         pending = list(used)
         while pending:  # what a view shares, through views of views
-            source = self.buffers[pending.pop()].view_of
+            source = buffers[pending.pop()].view_of
             if source is not None and source not in used:
                 used.add(source)
                 pending.append(source)
         weights = {name: values for name, values in self.weights.items() if name in used}
         buffers = {
-            name: buffer
-            for name, buffer in self.buffers.items()
-            if buffer.storage is not Storage.WEIGHT or name in used
+            name: buffer for name, buffer in buffers.items() if buffer.storage is not Storage.WEIGHT or name in used
         }
         return Program(
             name=self.name,
@@ -197,6 +214,7 @@ class Builder:
             memory=memory,
             notes=tuple(notes),
             choices=tuple(self.choices),
+            problems=tuple(self.problems.values()),
         )
 
     def _kernel(self, definition: Definition, nodes: tuple[str, ...]) -> Kernel:
@@ -215,6 +233,8 @@ class Builder:
             family=definition.family,
             operations=definition.operations,
             nodes=nodes,
+            copies=definition.copies,
+            in_place=definition.in_place,
         )
         self.kernels[made.name] = made
         self._kernels_by_hash.setdefault(key, []).append(made)

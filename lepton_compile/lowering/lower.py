@@ -46,7 +46,14 @@ BROADCASTING = frozenset(
 )  # fmt: skip
 
 
-def lower(graph: Graph, target: Target, name: str, *, exact_order: bool = False) -> Program:
+def lower(
+    graph: Graph,
+    target: Target,
+    name: str,
+    *,
+    tuning: Mapping[str, str] | None = None,
+    exact_order: bool = False,
+) -> Program:
     """Lower a graph.
 
     A budget of the target's for memory or size decides whether convolutions by minimal filtering, whose weights are
@@ -57,6 +64,8 @@ def lower(graph: Graph, target: Target, name: str, *, exact_order: bool = False)
         "lepton".
         target: The machine to compile for.
         name: Prefix of the library's symbols, a C identifier.
+        tuning: Algorithms to take, by name, for the problems that have these keys; what it does not name, or names
+            wrongly, is left to the model of costs.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
             errors are larger and which spreads NaN and infinities over neighbouring outputs.
 
@@ -65,30 +74,35 @@ def lower(graph: Graph, target: Target, name: str, *, exact_order: bool = False)
 
     Raises:
         UnsupportedOperatorError: Nodes that cannot be lowered, all of them.
-        BudgetError: Weights, or weights and intermediate results, take more than the target's budget.
+        BudgetError: It takes more memory than the target has, or than its budget allows.
     """
     _require_supported(graph)
     _require_addressable(graph)
+    machine = machine_of(target)
+    # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
+    try:
+        program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=exact_order)).run()
+        if not exact_order and excess(program, target.budget, target.resources.memory_bytes):
+            program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=True)).run()
+    finally:
+        sys.setrecursionlimit(limit)
+    if problem := excess(program, target.budget, target.resources.memory_bytes):
+        raise BudgetError(problem)
+    return program
+
+
+def machine_of(target: Target) -> Machine:
+    """What kernel families need to know of a target."""
     resources = target.resources
-    machine = Machine(
+    return Machine(
         lanes=target.vector_bytes // 4,
         registers=target.vector_registers,
         l1_bytes=resources.l1d_bytes,
         l2_bytes=resources.l2_bytes,
         threads=resources.threads,
     )
-    # A chain of operators is an expression as deep as the chain is long, and walking it is recursive.
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
-    try:
-        program = _Lowering(graph, Builder(name, machine, exact_order=exact_order)).run()
-        if not exact_order and excess(program, target.budget):
-            program = _Lowering(graph, Builder(name, machine, exact_order=True)).run()
-    finally:
-        sys.setrecursionlimit(limit)
-    if problem := excess(program, target.budget):
-        raise BudgetError(problem)
-    return program
 
 
 def _require_supported(graph: Graph) -> None:

@@ -1,16 +1,17 @@
 """The memory plan: one arena, in which buffers that are never alive together share memory.
 
-Offsets are chosen greedily, the largest buffer first, each at the lowest place that no buffer alive at the same time
-takes: "greedy by size" of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
-arXiv:2001.03288.
+Offsets are chosen greedily, each buffer at the lowest place that no buffer alive at the same time takes, the largest
+first: "greedy by size" of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
+arXiv:2001.03288. Where long-lived buffers leave gaps that way, the longest-lived first may do better: several orders
+are tried, and the smallest arena is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Step, Storage
+from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Step, Storage, location
 
 # The start of every buffer: a cache line, and the widest vector.
 ALIGNMENT = 64
@@ -25,14 +26,33 @@ class Lifetime:
     first: int
     last: int
 
+    @property
+    def duration(self) -> int:
+        """In steps."""
+        return self.last - self.first + 1
+
+
+# The first in the arena come those of the smallest value; at equal values, the largest.
+ORDERS: tuple[Callable[[Lifetime], int], ...] = (
+    lambda each: -each.nbytes,
+    lambda each: -each.duration,
+    lambda each: -each.nbytes * each.duration,
+)
+
 
 def plan_memory(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Sequence[Buffer]) -> MemoryPlan:
     """Place the arena's buffers.
 
     Outputs have memory in the arena too, for callers that pass none, and keep it until the next run.
     """
+    alive = sorted(lifetimes(buffers, steps, outputs), key=lambda each: (-each.nbytes, each.first, each.name))
+    return min((_greedy(sorted(alive, key=order)) for order in ORDERS), key=lambda plan: plan.arena_bytes)
+
+
+def _greedy(order: Iterable[Lifetime]) -> MemoryPlan:
+    """Place buffers in the order given, each as low as it can be."""
     placed: list[tuple[int, Lifetime]] = []
-    for lifetime in sorted(lifetimes(buffers, steps, outputs), key=lambda each: (-each.nbytes, each.first, each.name)):
+    for lifetime in order:
         offset = 0
         for start, other in sorted(placed, key=lambda entry: entry[0]):
             if other.last < lifetime.first or lifetime.last < other.first:
@@ -51,10 +71,10 @@ def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Seq
     """First and last use of every buffer that needs memory of the arena, in the order in which steps stand."""
     owned: dict[str, list[int]] = {}
     end = 0
-    for time, names in enumerate(uses(steps)):
+    for time, step in enumerate(timeline(steps)):
         end = time
-        for name in names:
-            root = root_of(buffers, name)
+        for name in touched(step):
+            root, _ = location(buffers, name)
             if buffers[root].storage in (Storage.ARENA, Storage.OUTPUT):
                 owned.setdefault(root, []).append(time)
     for output in outputs:
@@ -71,20 +91,15 @@ def lifetimes(buffers: Mapping[str, Buffer], steps: Sequence[Step], outputs: Seq
     ]
 
 
-def root_of(buffers: Mapping[str, Buffer], name: str) -> str:
-    """The buffer whose memory a view shares."""
-    while (source := buffers[name].view_of) is not None:
-        name = source
-    return name
-
-
-def uses(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
-    """What each step touches; of a branch, both sides one after the other, as if both ran."""
+def timeline(steps: Sequence[Step]) -> Iterator[Step]:
+    """Every step in order; after a branch, those of both sides one after the other, as if both ran."""
     for step in steps:
-        if isinstance(step, Call):
-            yield step.arguments
-            continue
-        yield (step.condition,)
+        yield step
         if isinstance(step, If):
-            yield from uses(step.then_steps)
-            yield from uses(step.else_steps)
+            yield from timeline(step.then_steps)
+            yield from timeline(step.else_steps)
+
+
+def touched(step: Step) -> tuple[str, ...]:
+    """The buffers that a step itself reads or writes."""
+    return step.arguments if isinstance(step, Call) else (step.condition,)

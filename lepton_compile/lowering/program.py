@@ -10,7 +10,7 @@ A dimension is an integer or, for a symbolic one, the name of an entry of `Progr
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,12 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.lowering.choosing import Problem
 
 if TYPE_CHECKING:
     from tvm import tirx
 
 Dim: TypeAlias = int | str
 Shape: TypeAlias = tuple[Dim, ...]
+
+
+INSTANCE_BYTES = 64 * 1024
+"""What an instance takes besides its arena: its pointers, its pool of threads."""
 
 
 class Storage(enum.Enum):
@@ -46,7 +51,8 @@ class Buffer:
         layout: How the axes lie in memory.
         storage: Who owns the memory.
         tensor: The ONNX value that this buffer holds once its producer has run, if it is one.
-        view_of: Another buffer whose memory, from its first byte, this one reinterprets (a Reshape costs nothing).
+        view_of: Another buffer in whose memory this one lies: a Reshape, or a part of it.
+        offset: Bytes from the beginning of that buffer to this one's.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Buffer:
     storage: Storage = Storage.ARENA
     tensor: str | None = None
     view_of: str | None = None
+    offset: int = 0
 
     def physical_shape(self) -> tuple[int, ...]:
         """The shape in memory; raises TypeError when a dimension is symbolic."""
@@ -70,6 +77,15 @@ class Buffer:
         for size in self.physical_shape():
             count *= size
         return count * np.dtype(self.dtype).itemsize
+
+
+def location(buffers: Mapping[str, Buffer], name: str) -> tuple[str, int]:
+    """The buffer whose memory this one lies in, which may be itself, and how many bytes into it."""
+    offset = 0
+    while (source := buffers[name].view_of) is not None:
+        offset += buffers[name].offset
+        name = source
+    return name, offset
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,7 @@ class Kernel:
         family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
         operations: Floating-point operations of one whole call, a multiply-add counting as two.
         nodes: The ONNX node names it was first made for; what an error in building it names.
+        copies, in_place: As in `Definition`.
     """
 
     name: str
@@ -98,6 +115,8 @@ class Kernel:
     family: str
     operations: int
     nodes: tuple[str, ...]
+    copies: int | None = None
+    in_place: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +216,7 @@ class Program:
         dimensions: Names of the symbolic dimensions, each an argument of the library's run function and of the kernels.
         notes: What the person who uses the library should know of how the model was read, a line each.
         choices: Which kernel families took which nodes, where there was a choice.
+        problems: What there was a choice of algorithms for.
     """
 
     name: str
@@ -210,16 +230,23 @@ class Program:
     dimensions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """What a run takes at most: arena, weights, and the instance; inputs and outputs of the caller aside."""
+        return self.memory.arena_bytes + sum(array.nbytes for array in self.weights.values()) + INSTANCE_BYTES
 
     def calls(self) -> Iterator[Call]:
         """Every call, those inside branches included, in the order they stand."""
-        yield from _calls(self.steps)
+        yield from calls_of(self.steps)
 
 
-def _calls(steps: tuple[Step, ...]) -> Iterator[Call]:
+def calls_of(steps: Sequence[Step]) -> Iterator[Call]:
+    """Every call of some steps, those inside branches included, in the order they stand."""
     for step in steps:
         if isinstance(step, Call):
             yield step
         elif isinstance(step, If):
-            yield from _calls(step.then_steps)
-            yield from _calls(step.else_steps)
+            yield from calls_of(step.then_steps)
+            yield from calls_of(step.else_steps)

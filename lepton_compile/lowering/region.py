@@ -2,10 +2,11 @@
 
 Nodes are evaluated in order. An element-wise operator adds to an expression and costs nothing yet. An anchor
 (convolution, matrix product, pooling...) becomes a placeholder whose kernel is still open. A kernel is made when a
-tensor has to be in memory: because it is an output of the region, the operand of an anchor, or the result of a
-reduction. If its expression is element-wise over one open anchor, that anchor's kernel computes it on the way to memory
-(its epilogue); otherwise the anchor is stored first and an element-wise kernel does the rest. So any region is computed
-rightly, whatever fusion put into it, and well if fusion knew what anchors can take.
+tensor has to be in memory: because it is an output of the region, or the operand of an anchor. If its expression is
+element-wise over one open anchor, that anchor's kernel computes it on the way to memory (its epilogue); otherwise the
+anchor is stored first. Reductions that give one value for each row of the tensor are computed by its kernel, row by
+row; others are stored first as well, and an element-wise kernel does the rest. So any region is computed rightly,
+whatever fusion put into it, and well if fusion knew what kernels can take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.expressions import Reduction, evaluate, identity, is_inlined, is_reduction, leaves, operands
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.kernels.reduction import reduction
+from lepton_compile.kernels.row_plan import RowPlan, plan_rows, row_leaves
+from lepton_compile.kernels.rows import rows
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer
@@ -117,6 +119,28 @@ class Scope:
             self._copies[tensor.op] = te.compute(tensor.shape, lambda *i: tensor(*i), name="copy")
         return self._copies[tensor.op]
 
+    def origin(self, tensor: te.Tensor) -> te.Tensor:
+        """The tensor to read instead of this one: one that it only has the elements of, in rows that are as contiguous.
+
+        So a product reads attention heads where they are, and nothing is copied to bring them together. Of any other
+        tensor, itself.
+        """
+        if not is_inlined(tensor) or tensor.op in self._buffers:
+            return tensor
+        found: list[tuple[te.Tensor, list[tirx.Expr], tirx.Expr]] = []
+
+        def record(leaf: te.Tensor, indices: list[tirx.Expr]) -> tirx.Expr:
+            found.append((leaf, list(indices), tirx.Var("value", str(leaf.dtype))))
+            return found[-1][2]
+
+        variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(tensor.shape))]
+        value = evaluate(tensor, variables, record)
+        if len(found) != 1 or identity(found[0][2]) != identity(value):
+            return tensor
+        leaf, indices, _ = found[0]
+        contiguous = identity(indices[-1]) == identity(variables[-1]) and shape_of(leaf)[-1] == shape_of(tensor)[-1]
+        return leaf if contiguous and not is_reduction(leaf) else tensor
+
     def open(self, shape: Sequence[int], dtype: str, anchor: Anchor) -> te.Tensor:
         """A tensor that an anchor computes, once it is known what becomes of it."""
         tensor = te.placeholder(list(shape), dtype, name="anchor")
@@ -168,24 +192,56 @@ class Scope:
         if tensor.op in self._anchors:
             self._emit(tensor, tensor, result)
             return
-        for leaf in leaves(tensor):
-            if is_reduction(leaf):
-                self.to_memory(leaf)
-        open_anchors = [leaf for leaf in leaves(tensor) if leaf.op in self._anchors and leaf.op not in self._buffers]
-        if is_inlined(tensor) and open_anchors:
-            last = open_anchors[-1]
-            if self._is_epilogue(tensor, last) and self._anchors[last.op].layout == result.layout:
-                for other in open_anchors[:-1]:
-                    self.to_memory(other)
-                if last.op not in self._buffers:  # unless one of the others is computed from it
-                    self._emit(last, tensor, result)
-                    return
-        for leaf in open_anchors:
+        if self._as_epilogue(tensor, result):
+            return
+        for leaf in self._open_anchors(tensor, through_reductions=True):
             self.to_memory(leaf)
-        sources, buffers = self._sources(tensor, result.layout)
-        family = elementwise if is_inlined(tensor) else reduction
-        definition = family(tensor, result.layout, sources, self.builder.machine)
+        while not isinstance(plan := plan_rows(tensor, lambda each: each.op in self._buffers), RowPlan):
+            self.to_memory(plan)
+        sources, buffers = self._sources_of(row_leaves(plan), len(tensor.shape), result.layout)
+        if plan.stages:
+            definition = rows(plan, result.layout, sources, self.builder.machine)
+        else:
+            definition = elementwise(tensor, result.layout, sources, self.builder.machine)
         self.builder.call(definition, buffers, [result], self.nodes)
+
+    def _as_epilogue(self, tensor: te.Tensor, result: Buffer) -> bool:
+        """Compute a tensor on the way of an open anchor's result to memory, if it is element-wise over one.
+
+        Not if that result has to be in memory anyway, because the tensor needs reductions of it.
+        """
+        open_anchors = self._open_anchors(tensor) if is_inlined(tensor) else []
+        if not open_anchors:
+            return False
+        last = open_anchors[-1]
+        reductions = self._open_reductions(tensor)
+        reduced = [each.op for leaf in reductions for each in self._open_anchors(leaf, through_reductions=True)]
+        if last.op in reduced or not self._is_epilogue(tensor, last) or self._anchors[last.op].layout != result.layout:
+            return False
+        for other in (*reductions, *open_anchors[:-1]):
+            self.to_memory(other)
+        if last.op in self._buffers:  # one of the others is computed from it
+            return False
+        self._emit(last, tensor, result)
+        return True
+
+    def _open_anchors(self, tensor: te.Tensor, *, through_reductions: bool = False) -> list[te.Tensor]:
+        """The anchors without a kernel that a tensor is computed from."""
+        found: dict[te.Operation, te.Tensor] = {}
+        for leaf in leaves(tensor):
+            if leaf.op in self._buffers:
+                continue
+            if leaf.op in self._anchors:
+                found.setdefault(leaf.op, leaf)
+            elif through_reductions and is_reduction(leaf):
+                for anchor in self._open_anchors(leaf, through_reductions=True):
+                    found.setdefault(anchor.op, anchor)
+        return list(found.values())
+
+    def _open_reductions(self, tensor: te.Tensor) -> list[te.Tensor]:
+        """The reductions that a tensor needs, itself if it is one, and that are not in memory."""
+        candidates = leaves(tensor) if is_inlined(tensor) else [tensor]
+        return [each for each in candidates if is_reduction(each) and each.op not in self._buffers]
 
     def _emit(self, anchor: te.Tensor, stored: te.Tensor, result: Buffer) -> None:
         others = [leaf for leaf in leaves(stored) if not leaf.same_as(anchor)] if not stored.same_as(anchor) else []
@@ -228,9 +284,6 @@ class Scope:
         block = self.builder.blocked.block
         if len(tensor.shape) < 3:
             return PLAIN
-        for leaf in leaves(tensor):
-            if is_reduction(leaf):
-                self.to_memory(leaf)
         found = False
         for leaf, indices, variables in _accesses(tensor):
             follows = self._follows_channels(leaf, indices, variables, block)
@@ -242,7 +295,9 @@ class Scope:
     def _layout_of(self, leaf: te.Tensor) -> Layout:
         if leaf.op in self._buffers:
             return self._buffers[leaf.op].layout
-        return self._anchors[leaf.op].layout if leaf.op in self._anchors else PLAIN
+        if leaf.op in self._anchors or is_reduction(leaf):
+            return self._natural_layout(leaf)
+        return PLAIN
 
     def _sources(self, tensor: te.Tensor, layout: Layout) -> tuple[list[Source], list[Buffer]]:
         return self._sources_of(leaves(tensor), len(tensor.shape), layout)

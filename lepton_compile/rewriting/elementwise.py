@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from lepton_compile.rewriting.patterns import ONNX_DOMAINS, Uses, constant, has_output, is_operator, static_shape
+from lepton_compile.rewriting.patterns import (
+    ONNX_DOMAINS,
+    Uses,
+    constant,
+    has_output,
+    is_operator,
+    producer,
+    static_shape,
+)
 from lepton_compile.rewriting.regions import kind_of
 
 # Each element of the result depends on one element of each operand, with broadcasting.
@@ -114,3 +123,68 @@ def _why_not(
     if shape is None or static_shape(reader.outputs[0]) != shape:
         return f"{reader.name} broadcasts '{tensor.name}' to another shape"
     return ""
+
+
+def computed_for(
+    last: gs.Node,
+    uses: Uses,
+    position: Mapping[int, int],
+    belongs: Callable[[gs.Node], bool] = is_elementwise,
+    fits: Callable[[gs.Node, gs.Node], bool] | None = None,
+) -> tuple[list[gs.Node], list[tuple[gs.Node, str]]]:
+    """The nodes that are computed for `last` alone, in the order of the graph, and those that are not, with why.
+
+    Producers are looked at from the last to the first: what reads one has been looked at before it.
+
+    Args:
+        last: A node with one output.
+        uses: The uses of the graph's tensors.
+        position: The place of each node in its scope.
+        belongs: Which nodes are looked at.
+        fits: Whether a node, the first argument, is computed once on the way to `last`; by default, if its shape is
+            the same.
+    """
+    nodes: list[gs.Node] = []
+    inside: set[int] = set()
+    seen = {id(last)}
+    refusals: list[tuple[gs.Node, str]] = []
+    waiting: list[tuple[int, gs.Node]] = [(-position[id(last)], last)]
+    while waiting:
+        _, node = heapq.heappop(waiting)
+        if node is not last:
+            why = _why_apart(node, uses, inside)
+            if not why and not (fits or _same_shape)(node, last):
+                why = f"'{_output(node).name}' is broadcast on the way to {last.name}"
+            if why:
+                refusals.append((node, f"{node.name}: {why}"))
+                continue
+        if len(nodes) == MAXIMUM_NODES:
+            break
+        nodes.append(node)
+        inside.add(id(node))
+        for tensor in node.inputs:
+            source = producer(tensor)
+            if source is not None and id(source) not in seen and uses.scope(source) is uses.scope(last):
+                seen.add(id(source))
+                if belongs(source):
+                    heapq.heappush(waiting, (-position[id(source)], source))
+    return nodes[::-1], refusals
+
+
+def _output(node: gs.Node) -> gs.Tensor:
+    return next(tensor for tensor in node.outputs if not tensor.is_empty())
+
+
+def _same_shape(node: gs.Node, last: gs.Node) -> bool:
+    shape = static_shape(_output(node))
+    return shape is not None and shape == static_shape(_output(last))
+
+
+def _why_apart(node: gs.Node, uses: Uses, inside: set[int]) -> str:
+    output = _output(node)
+    if uses.is_output(output):
+        return f"'{output.name}' is an output as well"
+    return next(
+        (f"'{output.name}' is used by {reader.name} as well" for reader in output.outputs if id(reader) not in inside),
+        "",
+    )

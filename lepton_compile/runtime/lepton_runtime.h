@@ -10,10 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "lepton_cpu.h"
 #include "lepton_pool.h"
 
 #define LEPTON_ALIGNMENT ((size_t)64)
+#define LEPTON_HUGE_PAGE ((size_t)2 << 20) /* of x86-64, and of aarch64 and riscv64 with pages of 4 KiB */
 #define LEPTON_ERROR_BYTES 256
 
 typedef void (*lepton_parallel_for)(void *context, lepton_task task, void *task_context, int32_t blocks);
@@ -36,6 +41,57 @@ static inline void lepton_parallel(const struct lepton_executor *executor, lepto
   }
 }
 
+/* Who is told how long each step took; nobody while the callback is null. */
+struct lepton_profile {
+  void (*callback)(void *context, int32_t step, int64_t nanoseconds);
+  void *context;
+};
+
+/* Runs all of a step: on the executor's threads, or on this one alone where `executor` is null. */
+static inline void lepton_run_step(const struct lepton_executor *executor, lepton_task task, void *context,
+                                   int32_t blocks) {
+  if (executor != NULL) {
+    lepton_parallel(executor, task, context, blocks);
+  } else {
+    task(context, 0, blocks);
+  }
+}
+
+/* The same, timed where somebody wants to know: otherwise it costs one branch that is always predicted. */
+static inline void lepton_step(const struct lepton_profile *profile, int32_t number,
+                               const struct lepton_executor *executor, lepton_task task, void *context,
+                               int32_t blocks) {
+  if (profile->callback == NULL) {
+    lepton_run_step(executor, task, context, blocks);
+    return;
+  }
+  const int64_t begin = lepton_nanoseconds();
+  lepton_run_step(executor, task, context, blocks);
+  profile->callback(profile->context, number, lepton_nanoseconds() - begin);
+}
+
+/* The whole numbers at the beginning of a file, at most two; how many there are. */
+static inline int lepton_read_numbers(const char *path, long long *first, long long *second) {
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return 0;
+  const int found = fscanf(file, "%lld %lld", first, second);
+  (void)fclose(file);
+  return found < 0 ? 0 : found;
+}
+
+/* How many processors' time the control group at the top grants, which in a container is its own: Linux,
+ * Documentation/admin-guide/cgroup-v2.rst and cgroup-v1. More threads than that would stand still in turns. */
+static inline int32_t lepton_quota(void) {
+  long long quota = 0, period = 0, unused = 0;
+  if (lepton_read_numbers("/sys/fs/cgroup/cpu.max", &quota, &period) < 2 &&
+      (lepton_read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", &quota, &unused) < 1 ||
+       lepton_read_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", &period, &unused) < 1)) {
+    return LEPTON_MAX_THREADS;
+  }
+  if (quota <= 0 || period <= 0 || quota / period >= LEPTON_MAX_THREADS) return LEPTON_MAX_THREADS;
+  return quota < period ? 1 : (int32_t)(quota / period);
+}
+
 /* How many processors this process may use. */
 static inline int32_t lepton_processors(void) {
   const long count = sysconf(_SC_NPROCESSORS_ONLN);
@@ -47,15 +103,32 @@ static inline int32_t lepton_processors(void) {
     processors = CPU_COUNT(&set);
   }
 #endif
-  return processors;
+  const int32_t quota = lepton_quota();
+  return quota < processors ? quota : processors;
 }
 
 static inline int lepton_is_aligned(const void *pointer) { return (uintptr_t)pointer % LEPTON_ALIGNMENT == 0; }
 
-/* Memory for an arena of `bytes` bytes; to be freed with free(). */
+/* The machine's memory in bytes; SIZE_MAX where it is not known. */
+static inline size_t lepton_memory(void) {
+  const long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+  if (pages < 1 || bytes < 1 || (size_t)pages > SIZE_MAX / (size_t)bytes) return SIZE_MAX;
+  return (size_t)pages * (size_t)bytes;
+}
+
+/* Memory for an arena of `bytes` bytes, to be freed with free(); NULL when there is not that much.
+ *
+ * A large one lies on huge pages where the system has them: a run walks through all of it, and with pages of 4 KiB the
+ * processor spends its time looking them up. More than the machine has is refused here, since a system that promises
+ * memory freely would end the program later on. */
 static inline void *lepton_arena_create(size_t bytes) {
-  const size_t rounded = (bytes + LEPTON_ALIGNMENT) / LEPTON_ALIGNMENT * LEPTON_ALIGNMENT;
-  return rounded < bytes ? NULL : aligned_alloc(LEPTON_ALIGNMENT, rounded);
+  void *arena = NULL;
+  const size_t alignment = bytes < LEPTON_HUGE_PAGE ? LEPTON_ALIGNMENT : LEPTON_HUGE_PAGE;
+  if (bytes > lepton_memory() || posix_memalign(&arena, alignment, bytes > 0 ? bytes : 1) != 0) return NULL;
+#ifdef MADV_HUGEPAGE
+  if (alignment == LEPTON_HUGE_PAGE) (void)madvise(arena, bytes, MADV_HUGEPAGE); /* advice: it may be refused */
+#endif
+  return arena;
 }
 
 #if defined(__GNUC__)

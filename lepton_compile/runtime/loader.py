@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 _FORMAT = 1  # of the folder, as its manifest states it
+_WARM_UP_SECONDS = 0.1
 _MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime, which takes no more than there are processors anyway
+
+ALIGNMENT = 64
+"""Bytes that an instance's working memory is aligned to."""
 
 
 class LeptonError(Exception):
@@ -71,6 +77,17 @@ class _Options(ctypes.Structure):
     ]
 
 
+class _Information(ctypes.Structure):
+    """The first fields of NAME_information."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_char_p) for name in ("name", "version", "target", "model_hash", "weights_hash")
+    ]
+
+
+_ON_STEP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An input or output of a model.
@@ -88,13 +105,113 @@ class Tensor:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(str(size) for size in self.shape)}]"
 
-    @property
+    @functools.cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The array type: bfloat16 travels as its bits where numpy does not know it."""
         try:
             return np.dtype(self.dtype)
         except TypeError:
             return np.dtype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checked inputs, and memory for the outputs, that an instance can run on any number of times.
+
+    Attributes:
+        inputs: The arrays by name, in the library's order.
+        outputs: The arrays that runs write to.
+    """
+
+    inputs: Mapping[str, npt.NDArray[Any]]
+    outputs: Mapping[str, npt.NDArray[Any]]
+    given: ctypes.Structure
+    taken: ctypes.Structure
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long each step of a model took, in several runs.
+
+    Attributes:
+        steps: The steps that ran, in order, as steps.json describes them: "number", "kernel", "family", "nodes",
+            "operations", "blocks", "inputs" and "outputs".
+        step_seconds: Seconds of every step in every run, float64 of shape [runs, steps].
+        run_seconds: Seconds of every run, profiling included, float64 of shape [runs].
+    """
+
+    steps: tuple[Mapping[str, Any], ...]
+    step_seconds: npt.NDArray[np.float64]
+    run_seconds: npt.NDArray[np.float64]
+
+
+class Instance:
+    """What serves the runs of a model, one at a time.
+
+    Raises:
+        TargetError: When the library can not make one.
+    """
+
+    def __init__(
+        self, name: str, library: ctypes.CDLL, threads: int, arena: npt.NDArray[np.uint8] | None = None
+    ) -> None:
+        self._name = name
+        self._library = library
+        self._arena = arena  # the instance works in it
+        self._run = self._function("run")
+        self._handle = ctypes.c_void_p()
+        options = _Options(threads=threads)
+        if arena is not None:
+            options.arena, options.arena_bytes = arena.ctypes.data, arena.nbytes
+        if self._function("create")(ctypes.byref(options), ctypes.byref(self._handle)) != 0:
+            raise TargetError(f"{name} can not be set up: {self._error(None)}", threads=threads)
+        weakref.finalize(self, self._function("destroy"), self._handle)
+
+    def run(self, prepared: Prepared, on_step: Callable[[int, int], None] | None = None) -> None:
+        """Run once.
+
+        Args:
+            prepared: What `CompiledModel.prepare` gave.
+            on_step: Called after every step with its number and its nanoseconds. What it raises ends the calls, and is
+                raised again when the run is over.
+
+        Raises:
+            LeptonError: When the library refuses the values.
+        """
+        if on_step is None:
+            status = self._run(self._handle, ctypes.byref(prepared.given), ctypes.byref(prepared.taken))
+        else:
+            status = self._run_profiled(prepared, on_step)
+        if status != 0:
+            raise LeptonError(f"{self._name} can not be run: {self._error(self._handle)}", status=status)
+
+    def _run_profiled(self, prepared: Prepared, on_step: Callable[[int, int], None]) -> int:
+        raised: list[BaseException] = []
+
+        def called(_context: object, number: int, nanoseconds: int) -> None:
+            if raised:
+                return
+            try:
+                on_step(number, nanoseconds)
+            except BaseException as error:  # C can not pass it on
+                raised.append(error)
+
+        callback = _ON_STEP(called)
+        set_profile = self._function("set_profile")
+        set_profile(self._handle, ctypes.cast(callback, ctypes.c_void_p), None)
+        try:
+            status = int(self._run(self._handle, ctypes.byref(prepared.given), ctypes.byref(prepared.taken)))
+        finally:
+            set_profile(self._handle, None, None)
+        if raised:
+            raise raised[0]
+        return status
+
+    def _error(self, handle: ctypes.c_void_p | None) -> str:
+        return bytes(self._function("error")(handle)).decode(errors="replace")
+
+    def _function(self, name: str) -> Any:
+        return getattr(self._library, f"{self._name}_{name}")
 
 
 class CompiledModel:
@@ -112,7 +229,7 @@ class CompiledModel:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, keep: object = None
+        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False, keep: object = None
     ) -> None:
         """Open a folder.
 
@@ -120,7 +237,7 @@ class CompiledModel:
             folder: What `save` or `lepton compile` wrote.
             threads: Threads to run on, at least 1. None, or more than there are processors that the process may use:
                 one on each of those.
-            verify: Whether to compare the library with its hash in the manifest.
+            verify: Whether to compare the library with its hash in the manifest, as `load` describes it.
             keep: Something that must live as long as this handle, such as the owner of a temporary folder.
 
         Raises:
@@ -148,7 +265,7 @@ class CompiledModel:
         self.plan: dict[str, Any] | None = _read_json(plan) if plan.exists() else None
         self._lock = threading.Lock()
         self._library: ctypes.CDLL | None = None
-        self._instances: dict[int, ctypes.c_void_p] = {}
+        self._instances: dict[int, Instance] = {}
 
     def __repr__(self) -> str:
         return f"CompiledModel({str(self.folder)!r})"
@@ -186,19 +303,62 @@ class CompiledModel:
             ShapeError: When an input is missing, unknown, or of another dtype or shape.
             TargetError: When the library is for another machine.
         """
-        arrays, sizes = self._checked(inputs)
-        results = {
-            tensor.name: np.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], tensor.numpy_dtype)
-            for tensor in self.outputs
-        }
-        given = _struct(arrays, [sizes[name] for name in self._dimensions])
-        taken = _struct(list(results.values()), [])
+        prepared = self.prepare(inputs)
         with self._lock:
-            library, instance = self._opened(self._threads if threads is None else checked_threads(threads))
-            status = getattr(library, f"{self.name}_run")(instance, ctypes.byref(given), ctypes.byref(taken))
-            if status != 0:
-                raise LeptonError(f"{self.name} can not be run: {self._error(library, instance)}", status=status)
-        return results
+            self._opened(threads).run(prepared)
+        return dict(prepared.outputs)
+
+    def profile(self, inputs: Mapping[str, npt.ArrayLike], *, runs: int = 20, threads: int | None = None) -> Profile:
+        """Run the model several times, and time every step of it.
+
+        Runs that do not count come first, for at least 0.1 s, so that caches are filled and the processor is awake.
+
+        Args:
+            inputs: As for `run`.
+            runs: How many runs to time, at least 1.
+            threads: As for `run`.
+
+        Raises:
+            ShapeError, TargetError: As for `run`.
+            LeptonError: When `runs` is less than 1, or the library was compiled without profiles.
+        """
+        if runs < 1:
+            raise LeptonError(f"runs is {runs}; it must be at least 1", runs=runs)
+        steps = self.steps
+        prepared = self.prepare(inputs)
+        step_seconds = np.full((runs, len(steps)), np.nan)
+        run_seconds = np.empty(runs)
+        with self._lock:
+            instance = self._opened(threads)
+            warm = time.perf_counter() + _WARM_UP_SECONDS
+            instance.run(prepared)
+            while time.perf_counter() < warm:
+                instance.run(prepared)
+            for run in range(runs):
+                taken: dict[int, int] = {}
+                begin = time.perf_counter()
+                instance.run(prepared, taken.__setitem__)
+                run_seconds[run] = time.perf_counter() - begin
+                for number, nanoseconds in taken.items():
+                    step_seconds[run, number] = nanoseconds / 1e9
+        ran = ~np.isnan(step_seconds).all(axis=0)
+        told = tuple(step for step, known in zip(steps, ran, strict=True) if known)
+        return Profile(told, step_seconds[:, ran], run_seconds)
+
+    @property
+    def steps(self) -> tuple[Mapping[str, Any], ...]:
+        """What each step of a run computes, as the folder's steps.json has it.
+
+        Raises:
+            LeptonError: When the library was compiled without profiles.
+        """
+        path = self.folder / "steps.json"
+        if not path.is_file():
+            raise LeptonError(f"{self.folder} was compiled without profiles: compile it anew", path=path)
+        try:
+            return tuple(_read_json(path)["steps"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{path} is damaged: it holds no steps", path=path) from error
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the artefact to a folder, in place of a compiled model that may be there.
@@ -242,37 +402,68 @@ class CompiledModel:
                     shape=array.shape,
                     expected=tensor.shape,
                 )
-            arrays.append(np.require(array, requirements=["C", "A"]))
+            suits = array.flags.c_contiguous and array.flags.aligned
+            arrays.append(array if suits else np.require(array, requirements=["C", "A"]))
         return arrays, sizes
 
-    def _opened(self, threads: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
-        """The library and an instance with this many threads (0: one per processor), made on their first use."""
+    def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Prepared:
+        """Check the inputs, and make memory for the outputs.
+
+        Raises:
+            ShapeError: As for `run`.
+        """
+        arrays, sizes = self._checked(inputs)
+        results = {
+            tensor.name: np.empty([sizes[d] if isinstance(d, str) else d for d in tensor.shape], tensor.numpy_dtype)
+            for tensor in self.outputs
+        }
+        given = _struct(arrays, [sizes[name] for name in self._dimensions])
+        named = dict(zip((tensor.name for tensor in self.inputs), arrays, strict=True))
+        return Prepared(named, results, given, _struct(list(results.values()), []))
+
+    def create_instance(self, threads: int | None = None, arena: npt.NDArray[np.uint8] | None = None) -> Instance:
+        """An instance of its own, which may run at the same time as others.
+
+        Args:
+            threads: As for `run`.
+            arena: Its working memory, aligned to `ALIGNMENT`, of at least the size that the manifest states; None: it
+                allocates its own.
+
+        Raises:
+            TargetError: When the library is for another machine, or can not make one.
+        """
         if self._library is None:
-            self._library = _open_library(self._library_file, self.name, self._triple)
-        if threads not in self._instances:
-            instance = ctypes.c_void_p()
-            options = _Options(threads=threads)
-            create = getattr(self._library, f"{self.name}_create")
-            if create(ctypes.byref(options), ctypes.byref(instance)) != 0:
-                message = self._error(self._library, None)
-                raise TargetError(f"{self.name} can not be set up: {message}", threads=threads)
-            self._instances[threads] = instance
-            weakref.finalize(self, getattr(self._library, f"{self.name}_destroy"), instance)
-        return self._library, self._instances[threads]
+            library = _open_library(self._library_file, self.name, self._triple)
+            self._check_identity(library)
+            self._library = library
+        count = self._threads if threads is None else checked_threads(threads)
+        return Instance(self.name, self._library, count, arena)
 
-    def _error(self, library: ctypes.CDLL, instance: ctypes.c_void_p | None) -> str:
-        text = getattr(library, f"{self.name}_error")(instance)
-        return bytes(text).decode(errors="replace")
+    def _check_identity(self, library: ctypes.CDLL) -> None:
+        """Make sure that the library is of the model, and has the weights, that the manifest tells of."""
+        information = getattr(library, f"{self.name}_info")().contents
+        named = (information.model_hash.decode(), information.weights_hash.decode())
+        if named != (self.manifest["model"]["sha256"], self.manifest["memory"]["weights_sha256"]):
+            raise _mixed_up(self._library_file)
+
+    def _opened(self, threads: int | None) -> Instance:
+        """The instance with this many threads, made on its first use."""
+        count = self._threads if threads is None else checked_threads(threads)
+        if count not in self._instances:
+            self._instances[count] = self.create_instance(threads)
+        return self._instances[count]
 
 
-def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> CompiledModel:
+def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False) -> CompiledModel:
     """Open a compiled model.
 
     Args:
         folder: What `CompiledModel.save` or `lepton compile` wrote.
         threads: Threads to run on, at least 1. None, or more than there are processors that the process may use: one on
             each of those.
-        verify: Whether to compare the library with its hash in the manifest, which reads all of it.
+        verify: Whether to compare the library with its hash in the manifest. That reads all of it, which takes longer
+            than a first run of many models; otherwise its size is compared, and on the first run the hashes of the
+            model and of the weights that it names.
 
     Raises:
         ModelError: When the folder holds no compiled model, or a damaged one.
@@ -381,9 +572,11 @@ def _check_library(path: Path, size: int, digest: str | None) -> None:
     except OSError as error:
         raise ModelError(f"the library {path} can not be read: {error.strerror}", path=path) from error
     if actual != size:
-        raise ModelError(
-            f"the library {path} is not the one its manifest describes: it is damaged or mixed up", path=path
-        )
+        raise _mixed_up(path)
+
+
+def _mixed_up(path: Path) -> ModelError:
+    return ModelError(f"the library {path} is not the one its manifest describes: it is damaged or mixed up", path=path)
 
 
 def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
@@ -401,14 +594,18 @@ def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
     except OSError as error:
         raise TargetError(f"the library {path} can not be loaded: {error}", path=path) from error
     pointer = ctypes.c_void_p
-    for function, result, arguments in (
+    interface: tuple[tuple[str, Any, list[Any]], ...] = (
         ("create", ctypes.c_int, [pointer, pointer]),
         ("run", ctypes.c_int, [pointer, pointer, pointer]),
         ("destroy", None, [pointer]),
         ("error", ctypes.c_char_p, [pointer]),
-    ):
-        entry = getattr(library, f"{name}_{function}")
-        entry.restype, entry.argtypes = result, arguments
+        ("info", ctypes.POINTER(_Information), []),
+        ("set_profile", None, [pointer, pointer, pointer]),
+    )
+    for function, result, arguments in interface:
+        entry = getattr(library, f"{name}_{function}", None)
+        if entry is not None:  # a library that was compiled without profiles has no set_profile
+            entry.restype, entry.argtypes = result, arguments
     return library
 
 
@@ -441,8 +638,11 @@ def _checked_array(tensor: Tensor, value: npt.ArrayLike) -> npt.NDArray[Any]:
 
 def _struct(arrays: Sequence[npt.NDArray[Any]], sizes: Sequence[int]) -> ctypes.Structure:
     """NAME_inputs or NAME_outputs: pointers, then sizes of symbolic dimensions."""
-    pointers: list[tuple[str, type]] = [(f"p{index}", ctypes.c_void_p) for index in range(len(arrays))]
-    integers: list[tuple[str, type]] = [(f"d{index}", ctypes.c_int32) for index in range(len(sizes))]
-    kind = type("_Struct", (ctypes.Structure,), {"_fields_": pointers + integers})
-    result: ctypes.Structure = kind(*(array.ctypes.data for array in arrays), *sizes)
-    return result
+    return _struct_type(len(arrays), len(sizes))(*(array.ctypes.data for array in arrays), *sizes)
+
+
+@functools.cache  # making a type takes longer than running a small model
+def _struct_type(pointers: int, integers: int) -> type[ctypes.Structure]:
+    fields: list[tuple[str, type]] = [(f"p{index}", ctypes.c_void_p) for index in range(pointers)]
+    fields += [(f"d{index}", ctypes.c_int32) for index in range(integers)]
+    return type("_Struct", (ctypes.Structure,), {"_fields_": fields})

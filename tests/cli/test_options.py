@@ -78,6 +78,8 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "--budget",
         "size=4MB,memory=64 MiB",
         "--exact-order",
+        "--tuning",
+        "model",
         "--dump",
         "steps",
         "--name",
@@ -96,6 +98,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "verify": True,
         "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20),
         "exact_order": True,
+        "tuning": "model",
         "dump": Path("steps"),
         "name": "net",
     }

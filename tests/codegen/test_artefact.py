@@ -38,6 +38,7 @@ def test_the_folder_is_complete(library: Library) -> None:
         "libtoy.so",
         "manifest.json",
         "plan.json",
+        "steps.json",
         "toy.c",
         "toy.h",
     ]
@@ -47,6 +48,14 @@ def test_the_folder_is_complete(library: Library) -> None:
     assert manifest["model"]["sha256"] == "ab12"
     assert manifest["inputs"] == [{"name": "images:0", "dtype": "float32", "shape": [8, 48]}]
     assert manifest["memory"]["arena_bytes"] == 3072
+    steps = json.loads((library.folder / "steps.json").read_text())["steps"]
+    assert [(step["number"], step["family"], step["nodes"]) for step in steps] == [
+        (0, "map", ["Mul_1", "Add_2"]),
+        (1, "map", ["Add_3"]),
+    ]
+    assert [step["blocks"] for step in steps] == [8, 1]  # the second is not worth splitting
+    hidden = {"tensor": "hidden", "dtype": "float32", "shape": [8, 48], "layout": "plain", "storage": "arena"}
+    assert steps[0]["outputs"] == [hidden | {"bytes": 1536, "moved_bytes": 1536}] == steps[1]["inputs"][:1]
     assert set(manifest["versions"]) == {"lepton_compile", "tvm", "onnx", "llvm"}
 
 
@@ -61,7 +70,14 @@ def test_a_library_for_other_machines_takes_an_old_c_library(make_program) -> No
 
 
 def test_only_the_interface_is_exported(library: Library) -> None:
-    assert exported(library.path) == ["toy_create", "toy_destroy", "toy_error", "toy_info", "toy_run"]
+    assert exported(library.path) == [
+        "toy_create",
+        "toy_destroy",
+        "toy_error",
+        "toy_info",
+        "toy_run",
+        "toy_set_profile",
+    ]
     assert b"/tmp" not in library.path.read_bytes()
 
 

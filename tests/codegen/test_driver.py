@@ -20,8 +20,9 @@ from lepton_compile.codegen import TracedStep, generate, trace
 from lepton_compile.codegen.driver import Facts, driver
 from lepton_compile.codegen.interface import header, make_interface
 from lepton_compile.codegen.names import identifier, string_literal, unique_identifiers
+from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import write_weights
-from lepton_compile.errors import BuildError
+from lepton_compile.errors import BuildError, LeptonError
 from lepton_compile.lowering.program import Buffer, Call, If, MemoryPlan, Program, Storage
 from lepton_compile.runtime.loader import CompiledModel
 
@@ -104,7 +105,7 @@ def test_a_branch_is_taken_by_its_condition(make_map_kernel, host) -> None:
         MemoryPlan({"y": 0}, 256),
     )
     x = np.arange(64, dtype=np.float32).reshape(shape)
-    library = generate(program, host, trace=True)
+    library = generate(program, host)
     model = CompiledModel(library.folder, keep=library)
     for condition, expected in ((True, x + 1), (False, x - 1)):
         np.testing.assert_array_equal(model.run({"c": np.array(condition), "x": x})["y"], expected)
@@ -142,6 +143,51 @@ def test_views_share_memory_and_an_output_may_be_one(make_map_kernel, host) -> N
     np.testing.assert_array_equal(results["same"], x)
 
 
+def test_a_view_may_be_a_part(make_map_kernel, host) -> None:
+    """The halves of y are doubled halves of x, the second by way of a half of t; z is the double of a half of w."""
+    whole, half = (8, 16), (4, 16)
+
+    def part(name: str, owner: str, storage: Storage, number: int) -> Buffer:
+        return Buffer(name, half, "float32", storage=storage, view_of=owner, offset=256 * number)
+
+    buffers = [
+        Buffer("x", whole, "float32", storage=Storage.INPUT, tensor="x"),
+        Buffer("w", whole, "float32", storage=Storage.WEIGHT),
+        Buffer("t", whole, "float32"),
+        Buffer("y", whole, "float32", storage=Storage.OUTPUT, tensor="y"),
+        Buffer("z", half, "float32", storage=Storage.OUTPUT, tensor="z"),
+        *(part(f"x{number}", "x", Storage.INPUT, number) for number in range(2)),
+        *(part(f"y{number}", "y", Storage.OUTPUT, number) for number in range(2)),
+        part("w1", "w", Storage.WEIGHT, 1),
+        part("t1", "t", Storage.ARENA, 1),
+        Buffer("t1_again", half, "float32", view_of="t1"),
+    ]
+    named = {buffer.name: buffer for buffer in buffers}
+    pairs = (("x0", "y0"), ("x1", "t1"), ("t1_again", "y1"), ("w1", "z"))
+    w = np.arange(128, dtype=np.float32).reshape(whole)
+    program = Program(
+        "parts",
+        (named["x"],),
+        (named["y"], named["z"]),
+        named,
+        {"w": w},
+        {"double": make_map_kernel("double", lambda a: a + a, *half)},
+        tuple(Call("double", pair, ("n",)) for pair in pairs),
+        MemoryPlan({"t": 0, "y": 512, "z": 1024}, 1280),
+    )
+    x = np.arange(128, dtype=np.float32).reshape(whole)
+    results = run(program, host, x=x)
+    np.testing.assert_array_equal(results["y"], np.concatenate([2 * x[:4], 4 * x[4:]]))
+    np.testing.assert_array_equal(results["z"], 2 * w[4:])
+
+
+def test_an_arena_too_large_for_the_machine_is_refused_with_its_size(make_program, host) -> None:
+    program = make_program()
+    large = replace(program, memory=MemoryPlan(program.memory.offsets, 1 << 60))
+    with pytest.raises(LeptonError, match=f"no memory for an arena of {1 << 60} bytes; beside it, the weights take"):
+        run(large, host, **{"images:0": np.zeros((8, 48), np.float32)})
+
+
 def test_a_kernel_may_work_in_place(make_map_kernel, host) -> None:
     shape = (4, 16)
     buffers = {
@@ -166,7 +212,7 @@ def test_a_kernel_may_work_in_place(make_map_kernel, host) -> None:
 
 def test_a_trace_shows_every_buffer_and_raises_what_the_visitor_raises(make_program, host) -> None:
     program = make_program()
-    library = generate(program, host, trace=True)
+    library = generate(program, host)
     x = np.random.default_rng(0).standard_normal((8, 48), dtype=np.float32)
     steps = []
     outputs = trace(
@@ -185,8 +231,6 @@ def test_a_trace_shows_every_buffer_and_raises_what_the_visitor_raises(make_prog
 
     with pytest.raises(KeyError, match="enough"):
         trace(library, {"images:0": x}, stop)
-    with pytest.raises(BuildError, match="without trace=True"):
-        trace(generate(program, host), {"images:0": x}, stop)
 
 
 def test_the_generated_c_is_free_of_warnings_in_cpp_too(tmp_path: Path, make_program, host) -> None:
@@ -215,3 +259,49 @@ def test_a_call_with_the_wrong_number_of_arguments_is_refused(make_program, host
     wrong = replace(program, steps=(Call("add", ("x", "y"), ("n",)),))
     with pytest.raises(BuildError, match="2 arguments, not 3"):
         generate(wrong, host)
+
+
+def test_a_profile_in_c_is_told_every_step(tmp_path: Path, make_program, host) -> None:
+    library = generate(make_program(), host)
+    (tmp_path / "use.c").write_text(
+        """\
+#include <stdio.h>
+#include "toy.h"
+static void told(void *context, int32_t step, int64_t nanoseconds) {
+  printf("%s %d %d\\n", (const char *)context, step, nanoseconds > 0 && nanoseconds < 1000000000);
+}
+int main(void) {
+  static float image[8 * 48];
+  toy_instance *model = NULL;
+  toy_inputs inputs = {.images_0 = image};
+  toy_outputs outputs = {0};
+  toy_set_profile(NULL, told, NULL);
+  if (toy_create(NULL, &model) != TOY_OK) return 1;
+  toy_set_profile(model, told, "first");
+  if (toy_run(model, &inputs, &outputs) != TOY_OK) return 2;
+  toy_set_profile(model, NULL, NULL);
+  if (toy_run(model, &inputs, &outputs) != TOY_OK) return 3;
+  toy_destroy(model);
+  return 0;
+}
+"""
+    )
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{library.folder}", f"-L{library.folder}"]
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, "use.c", "-ltoy", f"-Wl,-rpath,{library.folder}"]
+    subprocess.run([*command, "-o", "use"], cwd=tmp_path, check=True)
+    told = subprocess.run([tmp_path / "use"], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == ["first 0 1", "first 1 1"]
+
+
+def test_a_step_that_gathers_moves_what_it_takes(make_program) -> None:
+    program = make_program(rows=8)
+    table = Buffer("w", (1000, 48), "float32", storage=Storage.WEIGHT, tensor="weight")
+    gather = replace(program.kernels["scale_add"], family="elementwise")
+    gathering = replace(
+        program, buffers={**program.buffers, "w": table}, kernels={**program.kernels, "scale_add": gather}
+    )
+    first = describe_steps(gathering)[0]
+    assert [operand["moved_bytes"] for operand in first["inputs"]] == [1536, 1536]
+    assert first["inputs"][1]["bytes"] == 192_000
+    symbolic = describe_steps(make_program(columns="n"))
+    assert symbolic[0]["inputs"][0]["bytes"] is symbolic[0]["inputs"][0]["moved_bytes"] is None

@@ -90,7 +90,7 @@ def test_a_bad_kernel_is_named_and_the_pool_goes_on(
 
 def test_the_rest_is_called_off_after_a_failure(pool: WorkerPool, tmp_path: Path, make_map_kernel) -> None:
     tasks = [task(tmp_path, "bad", malformed(make_map_kernel))]
-    tasks += [good(tmp_path, make_map_kernel, f"k{index}") for index in range(60)]
+    tasks += [good(tmp_path, make_map_kernel, f"k{index}") for index in range(400)]
     with pytest.raises(BuildError, match="kernel bad"):
         pool.build(tasks)
     assert not tasks[-1].path.exists()

@@ -6,6 +6,6 @@ from what lies in them, and are kept in the same cache.
 """
 
 from corpus.feeds import random_feed, real_feeds
-from corpus.models import CNNS, LIGHT_NETS, NAMES, SILEROS, model_path, shapes
+from corpus.models import CNNS, LIGHT_NETS, NAMES, REAL_CNNS, SILEROS, model_path, shapes
 
-__all__ = ["CNNS", "LIGHT_NETS", "NAMES", "SILEROS", "model_path", "random_feed", "real_feeds", "shapes"]
+__all__ = ["CNNS", "LIGHT_NETS", "NAMES", "REAL_CNNS", "SILEROS", "model_path", "random_feed", "real_feeds", "shapes"]

@@ -37,7 +37,7 @@ def traced():
         model.graph.input.remove(entry)
     graph, target = import_model(model), resolve_target("host")
     adapted, _ = adapt(graph, target)
-    return graph, generate(lower(adapted, target, "net"), target, trace=True)
+    return graph, generate(lower(adapted, target, "net"), target)
 
 
 @pytest.mark.parametrize("condition", [True, False])

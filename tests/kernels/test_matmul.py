@@ -50,7 +50,7 @@ def check(
 
     epilogue = Epilogue(te.compute(expected.shape, activation), anchor, (Source(biases, PLAIN),), PLAIN)
     source = Source(te.placeholder(left, "float32", name="left"), PLAIN)
-    definition = matmul(shapes, source, transposed, right[:-2], epilogue, machine)
+    definition = matmul(shapes, source.tensor, source, transposed, right[:-2], epilogue, machine)
     actual = run(definition, a, pack_right(b, shapes, machine), bias, output=expected.shape)
     assert_close(actual, expected)
 
@@ -118,7 +118,7 @@ def test_every_range_of_blocks_is_its_share_of_the_whole(run_ranges) -> None:
     machine = Machine(4, 16)
     shapes = matrix_product_of((3,), (21,), 10, 50, machine)
     left, anchor = te.placeholder((3, 21, 10), "float32"), te.placeholder((3, 21, 50), "float32")
-    definition = matmul(shapes, Source(left, PLAIN), False, (3,), Epilogue(anchor, anchor, (), PLAIN), machine)
+    definition = matmul(shapes, left, Source(left, PLAIN), False, (3,), Epilogue(anchor, anchor, (), PLAIN), machine)
     assert definition.operations == math.prod((3, 21, 50)) * 20
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((3, 21, 10), (3, 10, 50)))

@@ -11,13 +11,21 @@ from hypothesis import strategies as st
 from kernels.layouts import assert_close, from_blocks, to_blocks
 from tvm import te, tirx
 
-from lepton_compile.kernels.kernel import Machine, Source
+from lepton_compile.kernels.kernel import Definition, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.kernels.reduction import reduction
+from lepton_compile.kernels.row_plan import RowPlan, plan_rows
+from lepton_compile.kernels.rows import rows
 
 MACHINE = Machine(8, 16)
 SUM = (te.sum, np.sum)
 MAXIMUM = (te.max, np.max)
+
+
+def reduction(output: te.Tensor, layout: Layout, sources: list[Source], machine: Machine) -> Definition:
+    """The kernel of a reduction alone."""
+    plan = plan_rows(output, lambda _: False)
+    assert isinstance(plan, RowPlan)
+    return rows(plan, layout, sources, machine)
 
 
 def check(

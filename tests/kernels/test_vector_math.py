@@ -87,6 +87,12 @@ def test_ends(name):
     np.testing.assert_allclose(actual, wanted, rtol=1e-6, atol=TINY)
 
 
+def test_erf_ends_at_one():
+    """So that GELU of a large negative number is zero, and of minus infinity NaN, as it is elsewhere."""
+    x = np.array([3.84, 4.5, 100, np.inf, -3.84, -100, -np.inf], np.float32)
+    np.testing.assert_array_equal(applied("erf", x), np.sign(x))
+
+
 def test_exp_and_log_of_denormals():
     x = np.array([-88.0, -95.0, -103.0], np.float32)
     np.testing.assert_allclose(applied("exp", x), np.exp(x.astype(np.float64)), rtol=1e-6, atol=1.5e-45)

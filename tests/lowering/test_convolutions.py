@@ -125,6 +125,9 @@ TRANSPOSED = {
         {"strides": [2, 2], "output_shape": [9, 12], "auto_pad": "SAME_UPPER"},
     ),
     "asymmetric": ((1, 8, 5, 6), (8, 9, 3, 3), {"strides": [2, 1], "pads": [0, 2, 1, 0]}),
+    "patches": ((2, 12, 5, 6), (12, 1, 2, 2), {"strides": [2, 2]}),
+    "uneven_patches": ((1, 20, 5, 6), (20, 3, 3, 2), {"strides": [3, 2]}),
+    "patches_of_a_line": ((1, 8, 15), (8, 2, 4), {"strides": [4]}),
     "line": ((1, 8, 15), (8, 9, 5), {"strides": [4]}),
     "volume": ((1, 8, 3, 4, 3), (8, 9, 2, 3, 2), {"strides": [2, 2, 1]}),
 }

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_compile.lowering.memory import ALIGNMENT, lifetimes, plan_memory, root_of
-from lepton_compile.lowering.program import Buffer, Call, If, Step, Storage
+from lepton_compile.lowering.memory import ALIGNMENT, lifetimes, plan_memory
+from lepton_compile.lowering.program import Buffer, Call, If, Step, Storage, location
 
 
 @st.composite
@@ -61,17 +61,18 @@ def runs(steps: Sequence[Step]) -> list[list[tuple[str, ...]]]:
 
 
 @given(programs())
+@settings(deadline=None)  # busy machines
 def test_what_is_needed_again_is_not_overwritten(program) -> None:
     buffers, steps, outputs = program
     plan = plan_memory(buffers, steps, outputs)
     for way in runs(steps):
         # The last use of a buffer is found for this way alone; an output is needed after the end.
-        last = {root_of(buffers, name): time for time, names in enumerate(way) for name in names}
+        last = {location(buffers, name)[0]: time for time, names in enumerate(way) for name in names}
         last.update((output.name, len(way)) for output in outputs)
         first: dict[str, int] = {}
         for time, names in enumerate(way):
             for name in names:
-                first.setdefault(root_of(buffers, name), time)
+                first.setdefault(location(buffers, name)[0], time)
         alive = [name for name in first if name in plan.offsets]
         for one in alive:
             assert plan.offsets[one] % ALIGNMENT == 0
@@ -85,6 +86,7 @@ def test_what_is_needed_again_is_not_overwritten(program) -> None:
 
 
 @given(programs())
+@settings(deadline=None)  # busy machines
 def test_the_arena_holds_buffers_and_outputs_alone(program) -> None:
     buffers, steps, outputs = program
     plan = plan_memory(buffers, steps, outputs)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+
+from lepton_compile.lowering import in_place
 
 Shape = tuple[int, ...]
 
@@ -14,15 +16,17 @@ Shape = tuple[int, ...]
 class Network:
     """A model that grows by random operators on its latest tensors."""
 
-    def __init__(self, model, seed: int) -> None:
+    def __init__(self, model, seed: int, sizes: Sequence[Shape] = ((1, 2), (3, 16, 21), (1, 6, 9), (1, 7, 16))) -> None:
         self.model, self.random = model, random.Random(seed)
-        shape = tuple(self.random.choice(sizes) for sizes in ((1, 2), (3, 16, 21), (1, 6, 9), (1, 7, 16)))
+        shape = tuple(map(self.random.choice, sizes))
         self.tensors: dict[str, Shape] = {model.input(*shape): shape}
 
-    def grow(self) -> None:
+    def grow(self, steps: Sequence[str] = ()) -> None:
+        """Add an operator: one of `steps`, methods of this class, or any."""
         name = self.random.choice(list(self.tensors)[-4:])
         step: Callable[[str, Shape], tuple[str, Shape] | None] = self.random.choice(
-            [self.convolve, self.convolve, self.slide, self.activate, self.combine, self.concatenate, self.broadcast,
+            [getattr(self, step) for step in steps]
+            or [self.convolve, self.convolve, self.slide, self.activate, self.combine, self.concatenate, self.broadcast,
              self.reshape, self.transpose, self.normalise, self.reduce, self.multiply, self.cut, self.enlarge]
         )  # fmt: skip
         made = step(name, self.tensors[name])
@@ -102,6 +106,14 @@ class Network:
         limits = (self.model.constant([value], "int64") for value in (begin, end, 1))
         return self.model.node("Slice", x, *limits), (shape[0], end - begin, *shape[2:])
 
+    def halve(self, x: str, shape: Shape) -> tuple[str, Shape] | None:
+        if len(shape) < 2 or shape[1] % 2:
+            return None
+        first, second = self.model.node("Split", x, outputs=2, axis=1, num_outputs=2)
+        half = (shape[0], shape[1] // 2, *shape[2:])
+        self.tensors[first] = half
+        return second, half
+
     def enlarge(self, x: str, shape: Shape) -> tuple[str, Shape] | None:
         if len(shape) != 4 or math.prod(shape) > 20_000:
             return None
@@ -114,6 +126,18 @@ def test_random_graphs(seed: int, model, agree) -> None:
     network = Network(model, seed)
     while len(network.tensors) < 12:
         network.grow()
+    inside = [name for name in network.tensors if name not in model.inputs]
+    model.output(*dict.fromkeys([*network.random.sample(inside, 2), inside[-1]]))
+    agree(model)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_chains_of_concatenations_and_parts(seed: int, model, agree, monkeypatch) -> None:
+    """Of channels that are whole blocks on every machine, and of others."""
+    monkeypatch.setattr(in_place, "IN_PLACE_BYTES", 0)
+    network = Network(model, seed, ((1, 1, 2), (16, 32, 32), (3,), (4,)))
+    while len(network.tensors) < 14:
+        network.grow(("convolve", "activate", "combine", "concatenate", "concatenate", "halve", "halve", "cut"))
     inside = [name for name in network.tensors if name not in model.inputs]
     model.output(*dict.fromkeys([*network.random.sample(inside, 2), inside[-1]]))
     agree(model)

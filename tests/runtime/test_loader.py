@@ -46,11 +46,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"name": "threads", "dtype": "int32", "shape": []},
         ],
         "dimensions": ["n"],
-        "memory": {"weights_bytes": 5, "arena_bytes": 1234},
+        "model": {"sha256": "ab12"},
+        "memory": {"weights_bytes": 5, "weights_sha256": "cd34", "arena_bytes": 1234},
         "kernels": [{"calls": 2, "operations": 10**9}],
         "notes": ["a branch gives NaN"],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "steps.json").write_text(json.dumps({"steps": [{"number": number} for number in range(3)]}))
     return folder
 
 
@@ -155,6 +157,47 @@ def test_threads_may_call_one_model(folder: Path) -> None:
     assert not wrong
 
 
+def test_a_profile_times_the_steps_that_run(folder: Path) -> None:
+    model = load(folder)
+    profile = model.profile({"image": image(), "factor": 2}, runs=3)
+    assert [step["number"] for step in profile.steps] == [0, 2]
+    np.testing.assert_allclose(profile.step_seconds, [[1.5e-6, 2.5e-6]] * 3)
+    assert profile.run_seconds.shape == (3,) and (profile.run_seconds > 0).all()
+    assert [step["number"] for step in model.profile({"image": image(), "factor": 3}, runs=1).steps] == [0]
+
+
+def test_what_a_step_callback_raises_comes_out(folder: Path) -> None:
+    model = load(folder)
+    prepared = model.prepare({"image": image(), "factor": 2})
+    calls = []
+
+    def stop(number: int, nanoseconds: int) -> None:
+        calls.append((number, nanoseconds))
+        raise KeyError("enough")
+
+    instance = model.create_instance()
+    with pytest.raises(KeyError, match="enough"):
+        instance.run(prepared, stop)
+    instance.run(prepared)  # nobody is told any more
+    assert calls == [(0, 1500)]
+
+
+def test_what_cannot_be_profiled_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LeptonError, match="runs is 0; it must be at least 1"):
+        load(folder).profile({"image": image(), "factor": 2}, runs=0)
+    with pytest.raises(LeptonError, match="can not be run: the factor is negative"):
+        load(folder).profile({"image": image(), "factor": -1})
+    copy = changed(folder, tmp_path)
+    for text, message in (("{}", "holds no steps"), ("{", "is damaged")):
+        (copy / "steps.json").write_text(text)
+        with pytest.raises(ModelError, match=message):
+            load(copy).profile({"image": image(), "factor": 2})
+    (copy / "steps.json").unlink()
+    with pytest.raises(LeptonError, match="was compiled without profiles: compile it anew"):
+        load(copy).profile({"image": image(), "factor": 2})
+    np.testing.assert_array_equal(load(copy).run({"image": image(), "factor": 2})["scaled"], image() * 2)
+
+
 def changed(folder: Path, tmp_path: Path, **changes: object) -> Path:
     copy = tmp_path / "copy.lepton"
     shutil.copytree(folder, copy)
@@ -187,8 +230,8 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     library.write_bytes(data)
     with pytest.raises(ModelError, match="damaged or mixed up"):
-        load(copy)
-    load(copy, verify=False)
+        load(copy, verify=True)
+    load(copy)
     library.unlink()
     with pytest.raises(ModelError, match="can not be read"):
         load(copy)
@@ -205,6 +248,16 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (copy / "manifest.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match="is damaged"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": {"sha256": "ab13"}}, {"memory": {"weights_sha256": "cd35"}}], ids=["model", "weights"]
+)
+def test_the_library_of_another_model_is_refused(folder: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    copy = changed(folder, tmp_path, **changes)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="damaged or mixed up"):
+            load(copy).run({"image": image(), "factor": 1})
 
 
 def test_a_library_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:

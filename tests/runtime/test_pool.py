@@ -32,6 +32,11 @@ def test_every_block_is_computed_once(compiler: str, tmp_path: Path) -> None:
     subprocess.run([build(compiler, "pool_stress.c", tmp_path)], check=True, timeout=120)
 
 
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_arenas(compiler: str, tmp_path: Path) -> None:
+    subprocess.run([build(compiler, "arena.c", tmp_path)], check=True, timeout=60)
+
+
 def test_no_data_race_is_found(tmp_path: Path) -> None:
     """The thread sanitizer does not know forks, hence the plain build for those."""
     probe = tmp_path / "probe.c"

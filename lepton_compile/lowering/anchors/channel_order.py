@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels.expressions import evaluate, identity, is_inlined
-from lepton_compile.kernels.kernel import shape_of
+from lepton_compile.kernels.kernel import Source, shape_of
+from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.nodes import Array
+from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Scope
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What a convolution reads.
+
+    Attributes:
+        source: The tensor in memory.
+        order: Which of its channels each input channel is; None if they are the same.
+        buffers: Where the source and, if there is one, the order are.
+    """
+
+    source: Source
+    order: Source | None
+    buffers: tuple[Buffer, ...]
+
+
+def channels_of(scope: Scope, x: te.Tensor, plain: bool) -> Channels:
+    """What a convolution of `x` reads: `x`, or what its channels are gathered from; blocked unless it may be plain."""
+    moved = reordered(scope, x)
+    image = moved[0] if moved else x
+    buffer = scope.to_memory(image) if plain else scope.in_layout(image, scope.builder.blocked)
+    source = Source(image, buffer.layout)
+    if moved is None:
+        return Channels(source, None, (buffer,))
+    return Channels(source, Source(scope.constant(moved[1]), PLAIN), (buffer, scope.builder.weight(moved[1])))
 
 
 def reordered(scope: Scope, x: te.Tensor) -> tuple[te.Tensor, Array] | None:

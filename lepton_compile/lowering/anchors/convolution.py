@@ -9,11 +9,11 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
-from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
-from lepton_compile.lowering.anchors import minimal_filtering as filtering
-from lepton_compile.lowering.anchors.channel_order import reordered
+from lepton_compile.lowering.anchors import algorithms
+from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
+from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -61,33 +61,21 @@ def convolution(
             weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
             builder.call(definition, [source, weights, *sources], [result], scope.nodes)
             return
-        problem = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
-        known = scope.literal_or_known(w)
-        direct = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
         few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
-        if known is not None and filtering.emit(scope, problem, direct, x, known, few, epilogue, sources, result):
+        known = scope.literal_or_known(w)
+        if known is not None:
+            of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+            algorithms.emit(scope, ConvolutionProblem(of, few), x, known, epilogue, sources, result)
             return
-        image, order, orders = x, None, []
-        if moved := reordered(scope, x):
-            image, indices = moved
-            orders = [builder.weight(indices)]
-            order = Source(scope.constant(indices), PLAIN)
-        source = scope.to_memory(image) if few else scope.in_layout(image, builder.blocked)
-        definition = conv.convolution(direct, Source(image, source.layout), epilogue, machine, order)
-        operands = [source, convolution_weights(scope, w, direct), *orders, *sources]
-        builder.call(definition, operands, [result], scope.nodes)
+        channels_read = channels_of(scope, x, few)
+        shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        definition = conv.convolution(shapes, channels_read.source, epilogue, machine, channels_read.order)
+        scope.to_memory(w)
+        packed = scope.to_memory(conv.packed_weights(w, shapes, machine))
+        image, *order = channels_read.buffers
+        builder.call(definition, [image, packed, *order, *sources], [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
-
-
-def convolution_weights(scope: Scope, w: te.Tensor, shapes: conv.Convolution) -> Buffer:
-    """Pack weights at compile time if they are known, else by a kernel."""
-    known = scope.literal_or_known(w)
-    machine = scope.builder.machine
-    if known is not None:
-        return scope.builder.weight(conv.pack_weights(known, shapes, machine))
-    scope.to_memory(w)
-    return scope.to_memory(conv.packed_weights(w, shapes, machine))
 
 
 def pack_depthwise(weights: Array, lanes: int) -> Array:

@@ -74,7 +74,8 @@ def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = Fals
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
-        source = scope.in_layout(a, PLAIN)
+        origin = scope.origin(a)
+        source = scope.in_layout(origin, PLAIN)
         rows = left[:-1] if flat else left[-2:-1]
         shapes = mm.matrix_product_of([] if flat else batch, rows, inner, columns, machine)
         right_batch = [] if flat else right[:-2]
@@ -86,7 +87,7 @@ def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = Fals
             if flat and len(right) > 2:
                 matrix = te.compute(tuple(right[-2:]), lambda k, n: b(*[0] * (len(right) - 2), k, n), name="matrix")
             weights = scope.to_memory(mm.packed_right(matrix, shapes, machine))
-        definition = mm.matmul(shapes, Source(a, source.layout), transposed, right_batch, epilogue, machine)
+        definition = mm.matmul(shapes, a, Source(origin, source.layout), transposed, right_batch, epilogue, machine)
         builder.call(definition, [source, weights, *sources], [result], scope.nodes)
 
     return scope.open(shape, "float32", Anchor(PLAIN, emit))

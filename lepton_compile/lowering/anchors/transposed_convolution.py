@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +11,13 @@ from tvm import te, tirx
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.lowering.anchors import algorithms
+from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.convolution import with_bias
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import steps_of
+from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import convert, dtype_of, load, widen
 from lepton_compile.lowering.program import Buffer
@@ -40,6 +45,12 @@ def transposed_convolution(
     weights = known.reshape(groups, channels // groups, per_group, *kernel).swapaxes(1, 2)
     weights = weights.reshape(groups * per_group, channels // groups, *kernel)
     shape = [batch, groups * per_group, *outputs]
+    apart = all(
+        k == stride and size * stride == output and pad == 0
+        for k, stride, size, output, pad in zip(kernel, strides, spatial, outputs, before, strict=True)
+    )
+    if apart and groups == 1 and per_group < scope.builder.machine.lanes // 2:
+        return with_bias(scope, _by_patches(scope, x, weights), bias)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
@@ -61,6 +72,33 @@ def transposed_convolution(
             builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
+
+
+def _by_patches(scope: Scope, x: te.Tensor, weights: Array) -> te.Tensor:
+    """A transposed convolution whose taps do not overlap, of few outputs: all residues in one vector of outputs.
+
+    As a convolution of one tap to outputs * taps channels, of which each pixel is a patch of the result.
+    """
+    batch, channels, *spatial = shape_of(x)
+    outputs, _, *kernel = weights.shape
+    taps = math.prod(kernel)
+    matrix = weights.reshape(outputs, channels, taps).swapaxes(1, 2).reshape(outputs * taps, channels)
+    matrix = matrix.reshape(outputs * taps, channels, *[1] * len(spatial))
+    of = ConvolutionShape(batch, channels, outputs * taps, 1, tuple(Window(size, size, 1) for size in spatial))
+
+    def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
+        algorithms.emit(scope, ConvolutionProblem(of, few_channels=False), x, matrix, epilogue, sources, result)
+
+    patches = scope.open((batch, outputs * taps, *spatial), "float32", Anchor(scope.builder.blocked, emit))
+
+    def element(n: tirx.Expr, c: tirx.Expr, *at: tirx.Expr) -> tirx.Expr:
+        tap: tirx.Expr = c
+        for position, k in zip(at, kernel, strict=True):
+            tap = tap * k + tirx.floormod(position, k)
+        return patches(n, tap, *(tirx.floordiv(position, k) for position, k in zip(at, kernel, strict=True)))
+
+    shape = (batch, outputs, *(size * k for size, k in zip(spatial, kernel, strict=True)))
+    return te.compute(shape, element, name="patches")
 
 
 def _pads(operation: Operation, spatial: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -27,7 +27,9 @@ def softmax(node: Operation, x: te.Tensor) -> te.Tensor:
     largest = reduce_axes(wide, [axis], maximum, name="max")
     exponential = pointwise(lambda v, m: vector_math.exp(v - m), wide, largest, name="exp")
     total = reduce_axes(exponential, [axis], name="sum")
-    return convert(pointwise(lambda e, s: e / s, exponential, total, name="softmax"), dtype_of(x))
+    # The sum lies between 1 and the length of the row, or is NaN: one division a row, as in onnxruntime.
+    inverse = pointwise(lambda s: tirx.const(1, dtype_of(wide)) / s, total, name="inverse")
+    return convert(pointwise(lambda e, s: e * s, exponential, inverse, name="softmax"), dtype_of(x))
 
 
 @operator("LogSoftmax")

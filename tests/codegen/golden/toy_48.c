@@ -16,6 +16,7 @@ struct toy_instance {
   toy_inputs inputs;
   toy_outputs outputs;
   struct lepton_executor executor;
+  struct lepton_profile profile;
   atomic_flag busy;
   int owns_arena;
   char error[LEPTON_ERROR_BYTES];
@@ -46,8 +47,8 @@ static void step_1(void *context, int32_t begin, int32_t end) {
 }
 
 static toy_status run_steps(struct toy_instance *self) {
-  lepton_parallel(&self->executor, step_0, self, 8);
-  step_1(self, 0, 8);
+  lepton_step(&self->profile, 0, &self->executor, step_0, self, 8);
+  lepton_step(&self->profile, 1, NULL, step_1, self, 8);
   return TOY_OK;
 }
 
@@ -106,7 +107,8 @@ toy_status toy_create(const toy_options *options, toy_instance **instance) {
   self->owns_arena = options->arena == NULL;
   self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
   if (self->arena == NULL) {
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes", (size_t)information.arena_bytes);
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
     toy_destroy(self);
     return TOY_OUT_OF_RESOURCES;
   }
@@ -159,3 +161,9 @@ void toy_destroy(toy_instance *self) {
 const char *toy_error(const toy_instance *self) { return self == NULL ? create_error : self->error; }
 
 const toy_information *toy_info(void) { return &information; }
+
+void toy_set_profile(toy_instance *self, toy_profile callback, void *context) {
+  if (self == NULL) return;
+  self->profile.callback = callback;
+  self->profile.context = context;
+}

@@ -111,6 +111,13 @@ TOY_API const char *toy_error(const toy_instance *instance);
 /* Facts about the model; static memory. */
 TOY_API const toy_information *toy_info(void);
 
+/* Called after each step of a run, in the thread that runs, with the step's number in steps.json and how long it took.
+ * It must not call functions of the same instance. */
+typedef void (*toy_profile)(void *context, int32_t step, int64_t nanoseconds);
+
+/* Has the instance's runs timed step by step; a null callback ends that. The instance must not be running. */
+TOY_API void toy_set_profile(toy_instance *instance, toy_profile callback, void *context);
+
 #ifdef __cplusplus
 }
 #endif

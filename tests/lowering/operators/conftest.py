@@ -16,9 +16,9 @@ from tvm.tirx import stmt
 
 import lepton_compile.lowering  # noqa: F401  (the kernels import Layout from this package, which imports the kernels)
 from lepton_compile.kernels.elementwise import elementwise
-from lepton_compile.kernels.expressions import is_reduction, leaves
 from lepton_compile.kernels.kernel import Machine, Source
-from lepton_compile.kernels.reduction import reduction
+from lepton_compile.kernels.row_plan import RowPlan, plan_rows, row_leaves
+from lepton_compile.kernels.rows import rows
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.operators.pointwise import fill
 from lepton_compile.lowering.program import PLAIN
@@ -40,8 +40,13 @@ def serial(body: tirx.Stmt) -> tirx.Stmt:
     return body
 
 
+def in_memory(array: np.ndarray) -> np.ndarray:
+    """An operand as a kernel takes it: truth values are bytes."""
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
+
+
 class Values:
-    """The values of tensors, each computed by a kernel of its own where it needs one."""
+    """The values of tensors, computed by as many kernels as they need."""
 
     def __init__(self) -> None:
         # By operation, of which each has one tensor: those of rank 0 cannot be compared.
@@ -49,15 +54,17 @@ class Values:
 
     def of(self, tensor: te.Tensor) -> np.ndarray:
         if tensor.op not in self.known:
-            sources = leaves(tensor)
+            while not isinstance(plan := plan_rows(tensor, lambda each: each.op in self.known), RowPlan):
+                self.of(plan)
+            sources = row_leaves(plan)
             arguments = [np.ascontiguousarray(self.of(source)).reshape(source_shape(source)) for source in sources]
-            family = reduction if is_reduction(tensor) else elementwise
-            made = family(tensor, PLAIN, [Source(source, PLAIN) for source in sources], MACHINE)
+            places = [Source(source, PLAIN) for source in sources]
+            made = rows(plan, PLAIN, places, MACHINE) if plan.stages else elementwise(tensor, PLAIN, places, MACHINE)
             function = made.function
             function = tirx.PrimFunc(function.params, serial(function.body)).with_attr("global_symbol", "kernel")
             module = tirx.build(PASSES(tvm.IRModule({"kernel": function})), TARGET)
             result = tvm.runtime.empty(source_shape(tensor), str(tensor.dtype))
-            module["kernel"](*(tvm.runtime.tensor(argument) for argument in arguments), result)
+            module["kernel"](*(tvm.runtime.tensor(in_memory(argument)) for argument in arguments), result)
             self.known[tensor.op] = result.numpy().reshape([int(size) for size in tensor.shape])
         return self.known[tensor.op]
 

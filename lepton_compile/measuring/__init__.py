@@ -1,0 +1,1 @@
+"""How fast a compiled model is: latency beside other engines, the time of every step, and what the machine could do."""

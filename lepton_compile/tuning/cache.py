@@ -1,0 +1,65 @@
+"""What was measured on this machine, in the user's cache folder: a tuning file for each machine and version."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+from filelock import FileLock
+
+from lepton_compile.tuning.table import TuningTable
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+
+def cache_file(target: Target) -> Path:
+    """Where measurements for a target are kept.
+
+    They hold for its instruction set, caches and threads, and for the compiler that made the kernels.
+    """
+    facts = [
+        target.describe()["cpu"],
+        target.triple,
+        importlib.metadata.version("lepton-compile"),
+        importlib.metadata.version("apache-tvm"),
+    ]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(platformdirs.user_cache_dir("lepton_compile")) / "tuning" / f"{target.name}-{digest}.json"
+
+
+def read_cache(path: Path) -> TuningTable:
+    """The measurements in a cache file; none where there is no such file.
+
+    A file that cannot be read is left behind with a warning, and replaced by the next measurements.
+    """
+    try:
+        return TuningTable.from_json(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return TuningTable()
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the tuning cache {path} is ignored, and measured anew: {error}", stacklevel=2)
+        return TuningTable()
+
+
+def add_to_cache(path: Path, table: TuningTable) -> None:
+    """Add measurements to a cache file, which other processes may be doing too; if it cannot be written, warn."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # whoever asked for the cache was told
+                merged = read_cache(path).merged(table)
+            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump(merged.to_record(), stream, indent=1, sort_keys=True)
+            Path(beside).replace(path)
+    except OSError as error:
+        warnings.warn(f"the tuning cache {path} cannot be written: {error}", stacklevel=2)

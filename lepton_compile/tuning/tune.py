@@ -1,0 +1,82 @@
+"""Which algorithms a build takes: from a tuning file, measured on this machine, or left to the model of costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lepton_compile.errors import LeptonError
+from lepton_compile.lowering import Program
+from lepton_compile.lowering.choosing import Problem
+from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache
+from lepton_compile.tuning.table import TuningTable
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+MEASURE, MODEL = "measure", "model"
+DEFAULT_VARIABLE = "LEPTON_TUNING"
+
+Lower = Callable[[TuningTable], Program]
+
+
+def tuned(
+    lower: Lower,
+    target: Target,
+    tuning: str | os.PathLike[str] | None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Program, TuningTable]:
+    """Lower a model with the fastest algorithms.
+
+    Args:
+        lower: From the algorithms to take to the program.
+        target: The machine to compile for.
+        tuning: "measure" (on this machine, once: what was measured is kept in the user's cache), "model" (nothing is
+            measured), or a tuning file, which decides what it names and leaves the rest to the model. None: what the
+            environment variable LEPTON_TUNING says; else "measure" for the target "host", and "model" for others.
+        progress: Called with a line of text at long steps.
+
+    Returns:
+        The program, and what was taken in it.
+
+    Raises:
+        LeptonError: The file cannot be used, or measuring is asked for a machine other than this.
+        BuildError: Kernels could not be built or measured.
+    """
+    asked = tuning or os.environ.get(DEFAULT_VARIABLE) or (MEASURE if target.name == "host" else MODEL)
+    if asked == MODEL:
+        table = TuningTable()
+        return _taken(lower(table), table)
+    if asked != MEASURE:
+        table = TuningTable.read(asked)
+        return _taken(lower(table), table)
+    if obstacle := target.host_obstacle():
+        raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
+    path = cache_file(target)
+    table = read_cache(path)
+    program = lower(table)
+    unknown = [problem for problem in program.problems if _is_open(problem, table)]
+    if unknown:
+        from lepton_compile.tuning.measure import measure
+
+        measured = measure(unknown, target, progress)
+        taken = {each.key: each.measured(measured[each.key]).name for each in unknown}
+        found = TuningTable(measured, taken)
+        add_to_cache(path, found)
+        table = table.merged(found)
+        program = lower(table)
+    return _taken(program, table)
+
+
+def _is_open(problem: Problem, table: TuningTable) -> bool:
+    return len(problem.contenders()) > 1 and problem.named(table.taken.get(problem.key, "")) is None
+
+
+def _taken(program: Program, table: TuningTable) -> tuple[Program, TuningTable]:
+    """What a program took, whoever decided it: as a tuning file it gives the same program again."""
+    chosen = {
+        problem.key: (problem.named(table.taken.get(problem.key, "")) or problem.predicted()).name
+        for problem in program.problems
+    }
+    return program, TuningTable(table.restricted(frozenset(chosen)).measured, chosen)

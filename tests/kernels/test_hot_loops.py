@@ -1,0 +1,129 @@
+"""The reductions of convolutions and matrix products keep their accumulators in registers, on every instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import capstone
+import pytest
+from elftools.elf.elffile import ELFFile
+from tvm import te
+
+from lepton_compile.codegen.kernels import build_object
+from lepton_compile.kernels import winograd
+from lepton_compile.kernels.convolution import convolution, convolution_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
+from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.kernels.matmul import matmul, matrix_product_of
+from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans
+from lepton_compile.lowering.lower import machine_of
+from lepton_compile.target import resolve_target
+
+TARGETS = ("x86-64-v3", "x86-64-v4", "cortex-a72")
+MULTIPLY_ADDS = ("vfmadd", "fmla")
+BRANCHES = ("j", "b.", "cbz", "cbnz", "tbz", "tbnz")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop: instructions from a label to the branch back to it, without another branch."""
+
+    instructions: tuple[capstone.CsInsn, ...]
+
+    def multiply_adds(self) -> int:
+        return sum(each.mnemonic.startswith(MULTIPLY_ADDS) for each in self.instructions)
+
+    def stores(self) -> list[str]:
+        return [f"{each.mnemonic} {each.op_str}" for each in self.instructions if _stores(each)]
+
+
+def _stores(instruction: capstone.CsInsn) -> bool:
+    if instruction.mnemonic.startswith(("st1", "str", "stp", "stur")):
+        return True
+    # x86's memory operand is the destination where it is written first: "vmovups ymmword ptr [rdi], ymm0".
+    return "ptr" in instruction.op_str.partition(",")[0] and instruction.mnemonic.startswith(("mov", "vmov"))
+
+
+def innermost_loops(path: Path) -> Iterator[Loop]:
+    """The innermost loops of an object's code."""
+    with path.open("rb") as stream:
+        elf = ELFFile(stream)
+        code = elf.get_section_by_name(".text").data()
+        arm = elf.get_machine_arch() == "AArch64"
+    disassembler = (
+        capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM)
+        if arm
+        else capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    )
+    disassembler.skipdata = True
+    decoded = list(disassembler.disasm(code, 0))
+    places = {instruction.address: index for index, instruction in enumerate(decoded)}
+    last_branch = -1
+    for index, instruction in enumerate(decoded):
+        if (
+            not instruction.mnemonic.startswith(("j", "b.", "cbz", "cbnz", "tbz", "tbnz"))
+            and instruction.mnemonic != "b"
+        ):
+            continue
+        target = instruction.op_str.split(",")[-1].strip().lstrip("#")
+        begin = places.get(int(target, 16)) if target.startswith("0x") else None
+        if begin is not None and last_branch < begin <= index:
+            yield Loop(tuple(decoded[begin:index]))
+        last_branch = index
+
+
+def direct(machine: Machine) -> Definition:
+    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    image, result = (te.placeholder((1, 64, 28, 28), "float32", name=name) for name in ("image", "result"))
+    blocked = Layout(machine.lanes)
+    return convolution(shapes, Source(image, blocked), Epilogue(result, result, (), blocked), machine)
+
+
+def pixels(machine: Machine) -> Definition:
+    shapes = convolution_of(1, 64, 128, 1, [Window(14, 14, 1)] * 2, machine)
+    image = te.placeholder((1, 64, 14, 14), "float32", name="image")
+    result = te.placeholder((1, 128, 14, 14), "float32", name="result")
+    blocked = Layout(machine.lanes)
+    return convolution(shapes, Source(image, blocked), Epilogue(result, result, (), blocked), machine)
+
+
+def filtered(machine: Machine) -> Definition:
+    shape = ConvolutionShape(1, 64, 64, 1, (Window(28, 28, 3, pad=1),) * 2)
+    plan = next(plan for plan in plans(shape, machine) if not plan.staged)
+    image, result = (te.placeholder((1, 64, 28, 28), "float32", name=name) for name in ("image", "result"))
+    blocked = Layout(machine.lanes)
+    return winograd.convolution(plan, Source(image, blocked), Epilogue(result, result, (), blocked), machine)
+
+
+def product(machine: Machine) -> Definition:
+    shapes = matrix_product_of([], [128], 384, 384, machine)
+    left = te.placeholder((128, 384), "float32", name="left")
+    result = te.placeholder((128, 384), "float32", name="result")
+    return matmul(shapes, left, Source(left, PLAIN), False, [], Epilogue(result, result, (), PLAIN), machine)
+
+
+@pytest.mark.parametrize("family", [direct, pixels, filtered, product])
+@pytest.mark.parametrize("name", TARGETS)
+def test_reductions_store_nothing(name: str, family, tmp_path: Path) -> None:
+    target = resolve_target(name)
+    machine = machine_of(target)
+    build_object(family(machine).function, "kernel", target.tvm(), tmp_path / "kernel.o")
+    reductions = [loop for loop in innermost_loops(tmp_path / "kernel.o") if loop.multiply_adds() >= 4]
+    assert reductions, "no loop of multiply-adds was found"
+    assert max(loop.multiply_adds() for loop in reductions) >= machine.registers // 2
+    for loop in reductions:
+        assert not loop.stores()
+
+
+def test_a_store_is_seen() -> None:
+    """The check itself: what an accumulator that went to memory would look like."""
+    code = {
+        (capstone.CS_ARCH_X86, capstone.CS_MODE_64): bytes.fromhex("c5fc1107"),  # vmovups ymmword ptr [rdi], ymm0
+        (capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM): bytes.fromhex("0000803d"),  # str q0, [x0]
+    }
+    for (architecture, mode), data in code.items():
+        (instruction,) = capstone.Cs(architecture, mode).disasm(data, 0)
+        assert _stores(instruction)

@@ -1,0 +1,34 @@
+"""The benchmarks that need no pretrained models run, and all of them say how to use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("program", sorted(path.name for path in FOLDER.glob("*.py")))
+def test_every_benchmark_explains_itself(program: str) -> None:
+    done = subprocess.run([sys.executable, FOLDER / program, "--help"], capture_output=True, text=True, check=True)
+    assert f"python benchmarks/{program}" in done.stdout
+
+
+def test_convolutions_are_measured(tmp_path: Path) -> None:
+    arguments = ["--only", "3x3 18 -> 18", "--markdown", "--json", "result.json"]
+    command = [sys.executable, FOLDER / "convolutions.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "| 3x3 18 -> 18 on 20x20 |" in done.stdout
+    (row,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert row["convolution"]["inputs"] == 18
+    assert 0 < row["computing"]["seconds"] < 1 and row["computing"]["bound"] > 0
+
+
+def test_a_shape_that_is_not_there_is_refused() -> None:
+    command = [sys.executable, FOLDER / "convolutions.py", "--only", "9x9"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "no shape has '9x9' in it; they are 1x1 512 -> 2048 on 7x7" in done.stderr
