@@ -10,8 +10,10 @@ transformed input is larger than the input. Two plans divide this memory traffic
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,10 +33,14 @@ MOST_OUTPUTS = 5
 CACHE_SHARE = 0.6
 # Cycles of loading or storing a vector, in operations.
 MOVE_CYCLES = 1.5
-# Tiles and output channels on which the error is estimated.
+# Tiles and output channels, and input channels, on which the error is estimated.
 SAMPLED = 16
-# What the local buffers of a kernel may take of a thread's stack.
+SAMPLED_INPUTS = 128
+# What the local buffers of a kernel may take of a thread's stack. Besides those that hold a chunk there are those of
+# the transforms' values, in rows of all points: each block's synthesis, and two analyses, inside and at the border.
 LOCAL_BYTES = 900_000
+SYNTHESIS_SLOTS = 6
+ANALYSIS_SLOTS = 16
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,8 @@ def expected_error(weights: npt.NDArray[np.float32], plan: Winograd) -> float:
         weights: (outputs, inputs, taps...), as `pack_weights` takes them.
         plan: How they are used.
     """
-    sample = split_phases(weights[:SAMPLED], [window.stride for window in plan.shape.windows])
+    strides = [window.stride for window in plan.shape.windows]
+    sample = split_phases(weights[:SAMPLED, :SAMPLED_INPUTS], strides)
     extents = [transform.points for transform in plan.filters]
     inputs = np.random.default_rng(0).standard_normal((SAMPLED, sample.shape[1], *extents), dtype=np.float32)
 
@@ -170,19 +177,26 @@ def expected_error(weights: npt.NDArray[np.float32], plan: Winograd) -> float:
         synthesis = [np.array(transform.synthesis, dtype) for transform in plan.filters]
         u = transform_weights(sample, plan.filters).astype(dtype).reshape(*sample.shape[:2], -1)
         v = _along_axes(analysis, inputs.astype(dtype)).reshape(*inputs.shape[:2], -1)
-        # Points in front, so that each is a matrix product.
-        products = np.moveaxis(np.moveaxis(v, 2, 0) @ np.moveaxis(u, (2, 1), (0, 1)), 0, 2)
+        products = np.zeros((SAMPLED, len(sample), plan.points), dtype)
+        for channel in range(sample.shape[1]):
+            products += v[:, None, channel] * u[None, :, channel]
         return _along_axes(synthesis, products.reshape(SAMPLED, len(sample), *extents))
 
     exact = computed(np.float64)
     size = float(np.linalg.norm(exact))
-    return float(np.linalg.norm(computed(np.float32) - exact)) / size if size else 0.0
+    error = float(np.linalg.norm(computed(np.float32) - exact)) / size if size else 0.0
+    return float(f"{error:.1e}")
 
 
 def _along_axes(matrices: Sequence[npt.NDArray[Any]], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Every axis from the third on, multiplied by its matrix."""
+    """Every axis from the third on, multiplied by its matrix.
+
+    Term by term, since the order in which a library for matrix products adds depends on the machine that compiles.
+    """
     for axis, matrix in enumerate(matrices, 2):
-        values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
+        columns = np.moveaxis(values, axis, 0)
+        rows = [functools.reduce(operator.add, (f * x for f, x in zip(row, columns, strict=True))) for row in matrix]
+        values = np.moveaxis(np.stack(rows), 0, axis)
     return values
 
 
@@ -247,8 +261,9 @@ def _cuts(whole: Winograd, machine: Machine) -> Iterator[Winograd]:
     for blocks in range(1, min(whole.output_tiles(machine.lanes), machine.registers // 2) + 1):
         for columns in range(1, min(whole.tiles, (machine.registers - blocks - 1) // blocks) + 1):
             each = row * (blocks + (0 if whole.staged else whole.input_blocks(machine.lanes)))
-            fit = min(int(machine.l2_bytes * CACHE_SHARE), LOCAL_BYTES) // each // columns * columns
-            if not fit:
+            stack = LOCAL_BYTES - row * (SYNTHESIS_SLOTS * blocks + (0 if whole.staged else ANALYSIS_SLOTS))
+            fit = min(int(machine.l2_bytes * CACHE_SHARE), stack) // each // columns * columns
+            if fit <= 0:
                 continue
             for count in _counts(whole.tiles, fit, machine.threads):
                 chunk = math.ceil(math.ceil(whole.tiles / count) / columns) * columns

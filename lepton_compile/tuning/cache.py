@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lepton_compile.target import Target
 
 
-def cache_file(target: Target) -> Path:
-    """Where measurements for a target are kept.
+def cache_file(target: Target) -> Path | None:
+    """Where measurements for a target are kept; None where the user has no home.
 
     They hold for its instruction set, caches and threads, and for the compiler that made the kernels.
     """
@@ -32,7 +32,10 @@ def cache_file(target: Target) -> Path:
         importlib.metadata.version("apache-tvm"),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(platformdirs.user_cache_dir("lepton_compile")) / "tuning" / f"{target.name}-{digest}.json"
+    try:
+        return Path(platformdirs.user_cache_dir("lepton_compile")) / "tuning" / f"{target.name}-{digest}.json"
+    except RuntimeError:
+        return None
 
 
 def read_cache(path: Path) -> TuningTable:

@@ -63,7 +63,7 @@ class TuningTable:
                 for key, times in record["measured"].items()
             }
             taken = {str(key): _name(value) for key, value in record["taken"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"it is no tuning file ({type(error).__name__}: {error})") from error
         if not all(math.isfinite(seconds) and seconds > 0 for times in measured.values() for seconds in times.values()):
             raise ValueError("it has times that are not positive")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lepton_compile.errors import LeptonError
+from lepton_compile.errors import BuildError, LeptonError
 from lepton_compile.lowering import Program
 from lepton_compile.lowering.choosing import Problem
 from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache
@@ -42,28 +43,36 @@ def tuned(
 
     Raises:
         LeptonError: The file cannot be used, or measuring is asked for a machine other than this.
-        BuildError: Kernels could not be built or measured.
+        BuildError: Measuring was asked for, not only the default, and the kernels could not be built or measured.
     """
+    obstacle = target.host_obstacle()
     asked = tuning or os.environ.get(DEFAULT_VARIABLE) or (MEASURE if target.name == "host" else MODEL)
-    if asked == MODEL:
+    if asked == MODEL or (asked == MEASURE and obstacle and not tuning):
         table = TuningTable()
         return _taken(lower(table), table)
     if asked != MEASURE:
         table = TuningTable.read(asked)
         return _taken(lower(table), table)
-    if obstacle := target.host_obstacle():
+    if obstacle:
         raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
     path = cache_file(target)
-    table = read_cache(path)
+    table = TuningTable() if path is None else read_cache(path)
     program = lower(table)
     unknown = [problem for problem in program.problems if _is_open(problem, table)]
     if unknown:
         from lepton_compile.tuning.measure import measure
 
-        measured = measure(unknown, target, progress)
+        try:
+            measured = measure(unknown, target, progress)
+        except BuildError as error:
+            if tuning:
+                raise
+            warnings.warn(f"algorithms are chosen by the model of costs: {error}", stacklevel=3)
+            return _taken(program, table)
         taken = {each.key: each.measured(measured[each.key]).name for each in unknown}
         found = TuningTable(measured, taken)
-        add_to_cache(path, found)
+        if path is not None:
+            add_to_cache(path, found)
         table = table.merged(found)
         program = lower(table)
     return _taken(program, table)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernels.layouts import from_blocks, onnx_node, to_blocks
-from tvm import te, tirx
+from tvm import IRModule, te, tirx
 
+from lepton_compile.codegen.kernels import _LOWER, LOCAL_BYTES, _local_bytes, plain_function
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
@@ -191,3 +192,25 @@ def test_weights_that_do_not_fit_the_cache_want_a_staged_plan() -> None:
 
     assert best(Case(512, 512, (14, 14), (3, 3), (1, 1, 1, 1))).staged
     assert not best(Case(16, 16, (160, 160), (3, 3), (1, 1, 1, 1))).staged
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(128, 128, (20, 20, 20), (3, 3, 3), (1, 1, 1, 1, 1, 1)),
+        Case(32, 32, (20, 20, 20), (3, 3, 3), (1, 1, 1, 1, 1, 1)),
+        Case(256, 256, (28, 28), (5, 5), (2, 2, 2, 2)),
+    ],
+    ids=["wide volume", "volume", "image"],
+)
+def test_local_buffers_fit_the_stack_whatever_the_cache(case: Case, target) -> None:
+    machine = Machine(16, 32, l2_bytes=4 << 20)
+    for plan in case.plans(machine):
+        shape = (1, case.inputs, *case.size)
+        stored = transformed_shape(plan, machine) if plan.staged else shape
+        source = Source(te.placeholder(stored, "float32", name="source"), PLAIN if plan.staged else Layout(16))
+        result = te.placeholder((1, case.outputs, *case.size), "float32", name="result")
+        definition = winograd.convolution(plan, source, Epilogue(result, result, (), Layout(16)), machine)
+        with target:
+            module = _LOWER(IRModule({"f": plain_function(definition.function, "f", target)}))
+        assert _local_bytes(module["f"].body) <= LOCAL_BYTES

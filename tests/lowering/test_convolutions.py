@@ -125,6 +125,7 @@ TRANSPOSED = {
         {"strides": [2, 2], "output_shape": [9, 12], "auto_pad": "SAME_UPPER"},
     ),
     "asymmetric": ((1, 8, 5, 6), (8, 9, 3, 3), {"strides": [2, 1], "pads": [0, 2, 1, 0]}),
+    "dilated_patches": ((1, 16, 8, 8), (16, 1, 2, 2), {"strides": [2, 2], "dilations": [2, 2], "pads": [0, 0, 1, 1]}),
     "patches": ((2, 12, 5, 6), (12, 1, 2, 2), {"strides": [2, 2]}),
     "uneven_patches": ((1, 20, 5, 6), (20, 3, 3, 2), {"strides": [3, 2]}),
     "patches_of_a_line": ((1, 8, 15), (8, 2, 4), {"strides": [4]}),
@@ -198,4 +199,12 @@ def test_what_no_tap_reaches_is_the_bias_even_beside_infinities(model, agree) ->
             strides=[2, 3],
         )
     )
+    agree(model)
+
+
+def test_dilated_convolutions_of_few_channels(model, agree) -> None:
+    """Where minimal filtering would be faster if it took dilations."""
+    for channels, kernel in ((7, 3), (4, 5)):
+        x, w = model.input(1, channels, 40, 40), model.weight(64, channels, kernel, kernel)
+        model.output(model.node("Conv", x, w, dilations=[2, 2], pads=[kernel - 1] * 4))
     agree(model)

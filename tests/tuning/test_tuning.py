@@ -46,6 +46,8 @@ DAMAGED = [
     '{"format": 1, "measured": {"key": {"direct": NaN}}, "taken": {}}',
     '{"format": 1, "measured": {}, "taken": {"key": 3}}',
     '{"format": 1, "measured": 3, "taken": {}}',
+    "[" * 200_000,
+    '{"format": 1, "measured": {"key": {"direct": 1%s}}, "taken": {}}' % ("0" * 400),
 ]
 
 
@@ -165,3 +167,38 @@ def _problems(proto, target) -> Sequence[Problem]:
     from lepton_compile.model import import_model
 
     return lower(import_model(proto), target, "m").problems
+
+
+def test_what_was_measured_in_exact_order_says_nothing_of_other_builds(proto, own_cache: Path) -> None:
+    usual = taken(lc.compile(proto, tuning="measure"))
+    exact = taken(lc.compile(proto, tuning="measure", exact_order=True))
+    assert not usual.keys() & exact.keys()
+    assert taken(lc.compile(proto, tuning="measure")) == usual
+
+
+def test_a_failed_measurement_is_an_error_only_where_it_was_asked_for(
+    proto, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise lc.BuildError("measuring kernels failed")
+
+    monkeypatch.setattr(measure, "measure", fail)
+    monkeypatch.delenv(tune.DEFAULT_VARIABLE)
+    with pytest.warns(UserWarning, match="chosen by the model of costs"):
+        compiled = lc.compile(proto)
+    assert taken(compiled) == taken(lc.compile(proto, tuning="model"))
+    with pytest.raises(lc.BuildError, match="measuring kernels failed"):
+        lc.compile(proto, tuning="measure")
+
+
+def test_measuring_by_default_does_not_concern_other_machines(proto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tune.DEFAULT_VARIABLE, "measure")
+    assert taken(lc.compile(proto, "cortex-a72"))
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(name: str) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", homeless)
+    assert cache.cache_file(resolve_target("host")) is None

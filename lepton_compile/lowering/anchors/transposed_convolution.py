@@ -46,8 +46,10 @@ def transposed_convolution(
     weights = weights.reshape(groups * per_group, channels // groups, *kernel)
     shape = [batch, groups * per_group, *outputs]
     apart = all(
-        k == stride and size * stride == output and pad == 0
-        for k, stride, size, output, pad in zip(kernel, strides, spatial, outputs, before, strict=True)
+        k == stride and dilation == 1 and size * stride == output and pad == 0
+        for k, stride, dilation, size, output, pad in zip(
+            kernel, strides, dilations, spatial, outputs, before, strict=True
+        )
     )
     if apart and groups == 1 and per_group < scope.builder.machine.lanes // 2:
         return with_bias(scope, _by_patches(scope, x, weights), bias)
