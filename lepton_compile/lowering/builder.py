@@ -139,7 +139,7 @@ class Builder:
     def choose(self, problem: Problem) -> Algorithm:
         """The algorithm that the tuning names, if it is one of them, or the one that is predicted to be fastest."""
         self.problems[problem.key] = problem
-        return problem.named(self.tuning.get(problem.key, "")) or problem.predicted()
+        return problem.chosen(self.tuning)
 
     def branch(self, condition: Buffer, then: Sequence[Step], otherwise: Sequence[Step], node: str) -> None:
         """Run one of two lists of steps."""

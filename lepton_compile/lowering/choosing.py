@@ -52,9 +52,14 @@ class Problem:
         known = {each: seconds[each.name] for each in self.algorithms if each.name in seconds}
         return _fastest(known, WORTH_MEASURED)
 
-    def named(self, name: str) -> Algorithm | None:
-        """The algorithm of this name, if there is one."""
+    def named(self, tuning: Mapping[str, str]) -> Algorithm | None:
+        """The algorithm that a tuning (names by problems' keys) has for this problem, if it is one of them."""
+        name = tuning.get(self.key)
         return next((algorithm for algorithm in self.algorithms if algorithm.name == name), None)
+
+    def chosen(self, tuning: Mapping[str, str]) -> Algorithm:
+        """The algorithm to take: the one that a tuning names, or else the predicted one."""
+        return self.named(tuning) or self.predicted()
 
     def contenders(self) -> tuple[Algorithm, ...]:
         """The algorithms among which the prediction may err."""

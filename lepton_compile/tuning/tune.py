@@ -45,16 +45,14 @@ def tuned(
         LeptonError: The file cannot be used, or measuring is asked for a machine other than this.
         BuildError: Measuring was asked for, not only the default, and the kernels could not be built or measured.
     """
-    obstacle = target.host_obstacle()
     asked = tuning or os.environ.get(DEFAULT_VARIABLE) or (MEASURE if target.name == "host" else MODEL)
-    if asked == MODEL or (asked == MEASURE and obstacle and not tuning):
-        table = TuningTable()
-        return _taken(lower(table), table)
+    if asked == MEASURE and (obstacle := target.host_obstacle()):
+        if tuning:
+            raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
+        asked = MODEL
     if asked != MEASURE:
-        table = TuningTable.read(asked)
+        table = TuningTable() if asked == MODEL else TuningTable.read(asked)
         return _taken(lower(table), table)
-    if obstacle:
-        raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
     path = cache_file(target)
     table = TuningTable() if path is None else read_cache(path)
     program = lower(table)
@@ -79,13 +77,10 @@ def tuned(
 
 
 def _is_open(problem: Problem, table: TuningTable) -> bool:
-    return len(problem.contenders()) > 1 and problem.named(table.taken.get(problem.key, "")) is None
+    return len(problem.contenders()) > 1 and problem.named(table.taken) is None
 
 
 def _taken(program: Program, table: TuningTable) -> tuple[Program, TuningTable]:
     """What a program took, whoever decided it: as a tuning file it gives the same program again."""
-    chosen = {
-        problem.key: (problem.named(table.taken.get(problem.key, "")) or problem.predicted()).name
-        for problem in program.problems
-    }
+    chosen = {problem.key: problem.chosen(table.taken).name for problem in program.problems}
     return program, TuningTable(table.restricted(frozenset(chosen)).measured, chosen)
