@@ -215,12 +215,17 @@ def _odd(rows: int) -> int:
     return rows | 1
 
 
-def plans(shape: ConvolutionShape, machine: Machine) -> Iterator[Winograd]:
+@functools.cache
+def plans(shape: ConvolutionShape, machine: Machine) -> tuple[Winograd, ...]:
     """The ways to compute a convolution by minimal filtering that are worth a look; none where it does not apply.
 
     It takes a dilation of one, windows that overlap or touch, an axis of several taps at least, and groups whose
-    channels fill whole vectors.
+    channels fill whole vectors. Nets repeat their convolutions, and looking for the best cut of one takes a while.
     """
+    return tuple(_plans(shape, machine))
+
+
+def _plans(shape: ConvolutionShape, machine: Machine) -> Iterator[Winograd]:
     if any(window.dilation > 1 or window.kernel < window.stride for window in shape.windows):
         return
     if shape.groups > 1 and (shape.inputs % machine.lanes or shape.outputs % machine.lanes):
