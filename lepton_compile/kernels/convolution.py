@@ -23,7 +23,7 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.channel_groups import ChannelGroups, Segment
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import count_operations, vector_store
+from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
@@ -239,8 +239,7 @@ class _Emitter:
         _, self.tiles, self.input_blocks, *self.kernel, self.input_lanes, _, _ = packed
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
-        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
-        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.others))
+        self.cost = epilogue.cost(self.others)
 
     def definition(self) -> Definition:
         """The kernel: tiles of blocks of output channels, and rows of tiles of pixels."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tvm import sym, te, tirx
 
-from lepton_compile.kernels.expressions import evaluate
+from lepton_compile.kernels.expressions import count_operations, evaluate
 from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.loops import load, parameter
 
@@ -140,6 +140,11 @@ class Epilogue:
     anchor: te.Tensor
     sources: tuple[Source, ...]
     layout: Layout
+
+    def cost(self, inputs: Operands) -> int:
+        """Floating-point operations on each value."""
+        place = [tirx.Var(f"p{axis}", "int32") for axis in range(len(self.result.shape))]
+        return count_operations(self.apply(tirx.Var("value", str(self.anchor.dtype)), place, inputs))
 
     def apply(self, value: tirx.Expr, indices: Sequence[tirx.Expr], inputs: Operands) -> tirx.Expr:
         """The value to store for one that was computed at these logical indices."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tvm import sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import count_operations, evaluate, is_inlined, vector_store
+from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import function, load, parallel, parameter, rolled, sequence, serial, store, when
@@ -131,8 +131,7 @@ class _Emitter:
         self.tiles = int(self.packed.shape[len(right_batch)])
         self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
         self.result = parameter("y", epilogue.layout.physical_shape(self.shape), str(epilogue.result.dtype))
-        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(self.shape))]
-        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.others))
+        self.cost = epilogue.cost(self.others)
 
     def definition(self) -> Definition:
         """The kernel: tiles of rows and tiles of columns."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import count_operations, vector_store
+from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.loops import (
@@ -122,8 +122,7 @@ class _Emitter:
         self.weights = self.inputs.buffer(weights) if sliding is DEPTHWISE else None
         stored = shape_of(epilogue.result)
         self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
-        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(stored))]
-        self.cost = count_operations(epilogue.apply(tirx.Var("value", self.dtype), probe, self.others))
+        self.cost = epilogue.cost(self.others)
 
     def definition(self) -> Definition:
         """The kernel: a block for each image, block of channels and row of windows."""

@@ -21,7 +21,7 @@ import numpy as np
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import count_operations, vector_store
+from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
@@ -189,8 +189,7 @@ class _Emitter:
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
         self.products = local("products", [plan.points, product_rows(plan), machine.lanes])
-        probe = [tirx.Var(f"p{axis}", "int32") for axis in range(len(shape))]
-        self.cost = count_operations(epilogue.apply(tirx.Var("value", "float32"), probe, self.others))
+        self.cost = epilogue.cost(self.others)
 
     def definition(self) -> Definition:
         """The kernel: chunks of tiles, and, of a staged convolution, tiles of output channels."""
