@@ -64,8 +64,6 @@ def direct_algorithms(problem: ConvolutionProblem, machine: Machine) -> list[Alg
 
 def filtering_algorithms(problem: ConvolutionProblem, machine: Machine) -> list[Algorithm]:
     """Minimal filtering, the most promising first; none where it does not apply."""
-    if any(window.dilation > 1 for window in problem.shape.windows):
-        return []
     over = problem.filtered
     gathering = spread_cycles(over, machine) if problem.few_channels else 0.0
     plans = filtering.plans(over, machine)
@@ -95,22 +93,20 @@ def emit(
     """
     builder, machine = scope.builder, scope.builder.machine
     taps = _taps(problem, weights)
-    errors: dict[str, float] = {}
+    errors: dict[object, float] = {}
     passed_over = []
     precise = []
     # What was measured holds for the algorithms that there were to choose from.
     key = f"{problem} in exact order" if builder.exact_order else str(problem)
-    by_filters: dict[object, float] = {}
     for algorithm in [] if builder.exact_order else filtering_algorithms(problem, machine):
         assert isinstance(algorithm.plan, Winograd)
         filters = algorithm.plan.filters
-        if filters not in by_filters:
-            by_filters[filters] = filtering.expected_error(taps, algorithm.plan)
-        errors[algorithm.name] = by_filters[filters]
-        if errors[algorithm.name] <= LARGEST_ERROR:
+        if filters not in errors:
+            errors[filters] = filtering.expected_error(taps, algorithm.plan)
+        if errors[filters] <= LARGEST_ERROR:
             precise.append(algorithm)
         else:
-            passed_over.append(f"{algorithm.name}: its error would be {errors[algorithm.name]:.1e}")
+            passed_over.append(f"{algorithm.name}: its error would be {errors[filters]:.1e}")
             key += f", not {algorithm.name}"
     if not precise and not passed_over:
         reason = "exact order of sums" if builder.exact_order else "not for these strides, dilations, taps or groups"
@@ -120,7 +116,7 @@ def emit(
     others = [each for each in (*directly[:1], *precise[:1]) if each is not taken]
     passed_over += [f"{each.name}: {each.cycles / taken.cycles:.2f} times the predicted cycles" for each in others]
     nbytes = emit_algorithm(scope, problem, taken.plan, x, weights, epilogue, sources, result)
-    error = errors.get(taken.name)
+    error = errors[taken.plan.filters] if isinstance(taken.plan, Winograd) else None
     builder.choices.append(Choice(scope.nodes, taken.name, tuple(passed_over), nbytes, weights.nbytes, error))
 
 

@@ -18,8 +18,11 @@ GATHER_CYCLES = 1.0
 
 def spread_shape(shape: ConvolutionShape) -> ConvolutionShape:
     """The convolution over what `spread` makes: stride one, nothing in front of the input or behind it."""
+    taps = [-(-w.kernel // w.stride) for w in shape.windows]
+    # A dilation is handed on, for whoever does not take it to see.
     windows = [
-        Window(w.positions + -(-w.kernel // w.stride) - 1, w.positions, -(-w.kernel // w.stride)) for w in shape.windows
+        Window(w.positions + count - 1, w.positions, count, dilation=w.dilation)
+        for w, count in zip(shape.windows, taps, strict=True)
     ]
     phases = math.prod(window.stride for window in shape.windows)
     return ConvolutionShape(shape.batch, phases * shape.inputs, shape.outputs, 1, tuple(windows))
