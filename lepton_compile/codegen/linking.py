@@ -26,6 +26,10 @@ RUNTIME_FOLDER = Path(__file__).parent.parent / "runtime"
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 
+# Addresses in a library are congruent to positions in its file modulo this, so that the system can map the weights by
+# pages of this size where its cache holds the file in such: page faults then take a tenth of the time.
+HUGE_PAGE = 2 << 20
+
 # Seconds of linking after which zig is taken to be building its C library, which it does once per target.
 _FIRST_TIME = 4.0
 
@@ -135,10 +139,14 @@ class Toolchain:
         names = " ".join(f"{name};" for name in exports)
         (self.folder / "exports.map").write_text(f"{{ global: {names} local: *; }};\n")
         flags = ["-shared", "-s", f"-Wl,-soname,{library}", "-Wl,--version-script=exports.map", "-Wl,--gc-sections"]
-        flags += ["-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,--as-needed"]
+        flags += ["-Wl,-Bsymbolic", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--as-needed"]
+        flags.append(f"-Wl,-z,max-page-size={HUGE_PAGE}")
         compiler = self._compiler()
-        if compiler[0] != sys.executable:
-            flags.append("-static-libgcc")
+        if compiler[0] == sys.executable:
+            flags.append("-Wl,-z,relro")
+        else:
+            # GNU's linker would fill the file up to huge pages around data that becomes read-only, and between segments.
+            flags += ["-static-libgcc", "-Wl,-z,norelro", "-Wl,-z,noseparate-code"]
         self._run([*compiler, *flags, *objects, "-o", library, "-lm", "-lpthread"], f"linking {library}")
 
     def archive(self, objects: Sequence[str], library: str) -> None:

@@ -1,21 +1,28 @@
 """The table of weights: named, aligned, read-only blobs in one block of memory.
 
 The driver reaches every weight as an offset from one pointer, so that the block may be a section of the library or a
-file that is mapped beside it. Embedding goes through the assembler's `.incbin`, which copies 500 MB in a second, where
-a C array would take minutes.
+file that is mapped beside it. A C array of it would take minutes to compile. The assembler makes an object whose section
+is empty, and the table is written behind it: `.incbin` would write it twice, which takes seconds where it is large.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
+
+# Where the table lies. x86-64's code reaches no further than 2 GB; there it lies in a large section, which linkers put
+# where it stands between no two others.
+_SECTION = ".rodata.weights"
+_LARGE_SECTION = ".lrodata.weights"
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,20 @@ def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: Binary
     return WeightTable(offsets, position, table.hexdigest())
 
 
-def weights_assembly(symbol: str, file: str, architecture: str) -> str:
-    """Assembler source of a read-only section that holds the file, and of a pointer to it that stays in the library.
+def weights_assembly(symbol: str, architecture: str) -> str:
+    """Assembler source of an empty section for the table, and of a pointer to it that stays in the library.
 
-    Code reaches the pointer, and the pointer any distance: code of x86-64 reaches no further than 2 GB. There the
-    weights lie in a large section, which linkers put where it stands between no two others.
+    Code reaches the pointer, and the pointer any distance.
 
     Args:
         symbol: Name of the pointer, in C a `const uint8_t *const`.
-        file: The file's name.
         architecture: The first part of the target's triple.
     """
-    section = '.lrodata, "al"' if architecture == "x86_64" else '.rodata, "a"'
+    section = f'{_LARGE_SECTION}, "al"' if architecture == "x86_64" else f'{_SECTION}, "a"'
     return f"""\
     .section {section}, %progbits
     .balign {ALIGNMENT}
 .Lweights:
-    .incbin "{file}"
     .section .data.rel.ro, "aw", %progbits
     .balign 8
     .globl {symbol}
@@ -91,3 +95,28 @@ def weights_assembly(symbol: str, file: str, architecture: str) -> str:
     .quad .Lweights
     .section .note.GNU-stack, "", %progbits
 """
+
+
+def embed_weights(weights: Mapping[str, npt.NDArray[np.generic]], path: Path) -> WeightTable:
+    """Write the table to an object file as the content of the empty section that `weights_assembly` makes.
+
+    Args:
+        weights: As for `write_weights`.
+        path: An object file of 64-bit ELF, which is changed. Fields are as in "ELF-64 Object File Format" 1.5.
+    """
+    with path.open("r+b") as stream:
+        content = stream.read()
+        headers, size, count, names = struct.unpack_from("<Q10xHHH", content, 0x28)
+        first_name = struct.unpack_from("<Q", content, headers + names * size + 24)[0]
+        for header in range(headers, headers + count * size, size):
+            start = first_name + struct.unpack_from("<I", content, header)[0]
+            if content[start:].partition(b"\0")[0].decode() in (_SECTION, _LARGE_SECTION):
+                break
+        else:
+            raise ValueError(f"{path} has no section {_SECTION}")
+        stream.write(bytes(-len(content) % ALIGNMENT))
+        position = stream.tell()
+        table = write_weights(weights, stream)
+        stream.seek(header + 24)
+        stream.write(struct.pack("<QQ", position, table.nbytes))
+    return table

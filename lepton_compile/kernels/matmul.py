@@ -58,11 +58,14 @@ def packed_shape(shapes: MatrixProduct, right_batch: Sequence[int], machine: Mac
 
 def pack_right(right: npt.NDArray[np.float32], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[np.float32]:
     """Pack a right operand of shape (batch..., inner, columns), zeros past the last column."""
-    *batch, tiles, inner, blocks, lanes = packed_shape(shapes, right.shape[:-2], machine)
-    padded = np.zeros((*batch, inner, tiles * blocks * lanes), dtype=right.dtype)
-    padded[..., : shapes.columns] = right
-    split = padded.reshape(*batch, inner, tiles, blocks, lanes)
-    return np.ascontiguousarray(np.moveaxis(split, -3, len(batch)))
+    packed = np.zeros(packed_shape(shapes, right.shape[:-2], machine), dtype=right.dtype)
+    *batch, tiles, inner, blocks, lanes = packed.shape
+    width = blocks * lanes
+    by_column = packed.reshape(*batch, tiles, inner, width)
+    for tile in range(tiles):
+        part = right[..., tile * width : (tile + 1) * width]
+        by_column[..., tile, :, : part.shape[-1]] = part
+    return packed
 
 
 def packed_right(right: te.Tensor, shapes: MatrixProduct, machine: Machine) -> te.Tensor:

@@ -58,6 +58,21 @@ class Filter:
         """G as an array."""
         return np.array([[float(value) for value in row] for row in self.kernel])
 
+    @functools.cached_property
+    def analysis_operations(self) -> float:
+        """Multiply-adds of B^T d."""
+        return _pair_operations(self.analysis)
+
+    @functools.cached_property
+    def synthesis_operations(self) -> float:
+        """Multiply-adds of A^T m."""
+        return _pair_operations(self.synthesis)
+
+
+def _pair_operations(matrix: Sequence[Row]) -> float:
+    """Multiply-adds of a product with a transform's matrix, in which the points of a pair share half of their work."""
+    return sum(bool(value) for row in matrix for value in row) / 2
+
 
 @functools.cache
 def minimal_filter(outputs: int, taps: int) -> Filter:

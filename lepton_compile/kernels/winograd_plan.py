@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lepton_compile.kernels.kernel import Machine, imbalance
 from lepton_compile.kernels.register_tile import L2_BYTES, MULTIPLIERS, STREAM_BYTES, TileShape, step_cycles
-from lepton_compile.kernels.toom_cook import PAIRS, Filter, Row, minimal_filter
+from lepton_compile.kernels.toom_cook import PAIRS, Filter, minimal_filter
 from lepton_compile.kernels.window import Window
 
 # Outputs of a transform along an axis. Six of three taps would save a tenth more on large maps, for weights twice as
@@ -134,13 +134,17 @@ def packed_shape(plan: Winograd, machine: Machine) -> tuple[int, ...]:
 
 def pack_weights(weights: npt.NDArray[np.float32], plan: Winograd, machine: Machine) -> npt.NDArray[np.float32]:
     """Transform and pack weights of shape (outputs * groups, inputs, taps...), zeros where a block has no channel."""
-    groups, tiles, points, inputs, blocks, lanes = packed_shape(plan, machine)
+    packed = np.zeros(packed_shape(plan, machine), np.float32)
+    groups, tiles, points, inputs, blocks, lanes = packed.shape
+    by_channel = packed.reshape(groups, tiles, points, inputs, blocks * lanes)
+    by_group = weights.reshape(groups, plan.shape.outputs, *weights.shape[1:])
     strides = [window.stride for window in plan.shape.windows]
-    transformed = transform_weights(split_phases(weights, strides), plan.filters)
-    padded = np.zeros((groups, tiles * blocks * lanes, inputs, points), np.float32)
-    padded[:, : plan.shape.outputs] = transformed.reshape(groups, plan.shape.outputs, inputs, points)
-    split = padded.reshape(groups, tiles, blocks, lanes, inputs, points)
-    return np.ascontiguousarray(split.transpose(0, 1, 5, 4, 2, 3))
+    # Tile by tile: the double-precision values of a whole layer would be hundreds of megabytes, several times over.
+    for group, tile in np.ndindex(groups, tiles):
+        part = by_group[group, tile * blocks * lanes : (tile + 1) * blocks * lanes]
+        transformed = transform_weights(split_phases(part, strides), plan.filters).reshape(len(part), inputs, points)
+        by_channel[group, tile, ..., : len(part)] = transformed.transpose(2, 1, 0)
+    return packed
 
 
 def split_phases(weights: npt.NDArray[np.float32], strides: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -316,7 +320,7 @@ def blocks_of_work(plan: Winograd, machine: Machine) -> int:
 def analysis_cycles(filters: Sequence[Filter]) -> float:
     """Cycles of transforming what a tile sees of a vector of channels."""
     points = math.prod(transform.points for transform in filters)
-    operations = sum(_pair_operations(transform.analysis) * points / transform.points for transform in filters)
+    operations = sum(transform.analysis_operations * points / transform.points for transform in filters)
     return (operations + MOVE_CYCLES * 2 * points) / MULTIPLIERS
 
 
@@ -326,12 +330,7 @@ def synthesis_cycles(filters: Sequence[Filter]) -> float:
     operations = 0.0
     for transform in filters:
         left //= transform.points
-        operations += _pair_operations(transform.synthesis) * left
+        operations += transform.synthesis_operations * left
         left *= transform.outputs
     # The outputs are stored twice: as they are, and through the epilogue.
     return (operations + MOVE_CYCLES * (points + 3 * left)) / MULTIPLIERS
-
-
-def _pair_operations(matrix: Sequence[Row]) -> float:
-    """Multiply-adds of a product with a transform's matrix, in which the points of a pair share half of their work."""
-    return sum(bool(value) for row in matrix for value in row) / 2

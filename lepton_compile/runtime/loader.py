@@ -493,7 +493,7 @@ def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLik
             # Not copytree: it would copy the mode of a temporary folder, which only its owner may enter.
             (Path(beside) / "new").mkdir()
             for file in sorted(source.iterdir()):
-                shutil.copy(file, Path(beside) / "new")
+                _copy_file(file, Path(beside) / "new" / file.name)
             if destination.exists():
                 destination.rename(Path(beside) / "old")
             try:
@@ -506,6 +506,13 @@ def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLik
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LeptonError(f"{destination} can not be written: {reason}", path=destination) from error
     return destination
+
+
+def _copy_file(source: Path, destination: Path) -> None:
+    """Copy in large pieces: a file system keeps them as they were written, and maps large ones by huge pages."""
+    with source.open("rb") as read, destination.open("xb", buffering=0) as written:
+        shutil.copyfileobj(read, written, 8 << 20)
+    shutil.copymode(source, destination)
 
 
 def check_destination(folder: str | os.PathLike[str]) -> None:

@@ -149,7 +149,7 @@ def test_a_failed_save_leaves_the_old_model(library: Library, tmp_path: Path, mo
     def full(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copy", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(LeptonError, match="No space left on device"):
         library.save(tmp_path / "a.lepton")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a.lepton").iterdir()} == before

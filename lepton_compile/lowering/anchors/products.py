@@ -38,7 +38,7 @@ def general_product(
         known = scope.literal_or_known(b)
         original = b
         b = (
-            scope.constant(np.ascontiguousarray(known.T))
+            scope.constant(known.T)
             if known is not None
             else te.compute((b.shape[1], b.shape[0]), lambda k, n: original(n, k), name="transposed")
         )
