@@ -145,7 +145,7 @@ class Toolchain:
         if compiler[0] == sys.executable:
             flags.append("-Wl,-z,relro")
         else:
-            # GNU's linker would fill the file up to huge pages around data that becomes read-only, and between segments.
+            # GNU's linker would fill the file up to huge pages between segments, and around data that get read-only.
             flags += ["-static-libgcc", "-Wl,-z,norelro", "-Wl,-z,noseparate-code"]
         self._run([*compiler, *flags, *objects, "-o", library, "-lm", "-lpthread"], f"linking {library}")
 

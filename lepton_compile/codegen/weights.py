@@ -1,8 +1,8 @@
 """The table of weights: named, aligned, read-only blobs in one block of memory.
 
 The driver reaches every weight as an offset from one pointer, so that the block may be a section of the library or a
-file that is mapped beside it. A C array of it would take minutes to compile. The assembler makes an object whose section
-is empty, and the table is written behind it: `.incbin` would write it twice, which takes seconds where it is large.
+file mapped beside it. A C array of it would take minutes to compile. The assembler makes an object with an empty
+section, and the table is written behind it: `.incbin` would write it twice, which takes seconds where it is large.
 """
 
 from __future__ import annotations

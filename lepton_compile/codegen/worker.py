@@ -11,6 +11,7 @@ import json
 import os
 import select
 import struct
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,6 +60,8 @@ def main() -> None:
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what TVM or LLVM print must not get between the messages
+
+    sys.modules["torch"] = None  # type: ignore[assignment]  # TVM would import it where it is installed, in a second
 
     import tvm
 

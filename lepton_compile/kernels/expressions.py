@@ -18,7 +18,7 @@ import tvm
 from tvm import te, tirx
 from tvm_ffi.core import CObject
 
-from lepton_compile.kernels.loops import allocate, load, register, sequence, store, vectorized_over
+from lepton_compile.kernels.loops import allocate, load, register, sequence, store, vectorized
 
 Load = Callable[[te.Tensor, list[tirx.Expr]], tirx.Expr]
 
@@ -316,12 +316,15 @@ def vector_store(
         value: From the position in the vector to the lane's value.
         put: From the position and the value to the statement that stores it.
     """
-    lane = tirx.Var("lane", "int32") if lanes > 1 else tirx.const(0, "int32")
-    registers, statements, result = share(value(lane), lanes, lane)
-    body = sequence([*statements, put(lane, result)])
-    return (
-        allocate(registers, [vectorized_over(lane, lanes, body)]) if registers else vectorized_over(lane, lanes, body)
-    )
+    registers: list[tirx.Buffer] = []
+
+    def body(lane: tirx.Expr) -> tirx.Stmt:
+        found, statements, result = share(value(lane), lanes, lane)
+        registers.extend(found)
+        return sequence([*statements, put(lane, result)])
+
+    loop = vectorized(lanes, body)
+    return allocate(registers, [loop]) if registers else loop
 
 
 def loads_of(node: tirx.Expr) -> list[tvm.ir.TensorLoad]:

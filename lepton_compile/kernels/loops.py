@@ -10,6 +10,7 @@ instructions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 from tvm import tirx
@@ -51,13 +52,16 @@ def parallel(extent: int | tirx.Expr, body: Body, name: str = "block") -> tirx.S
 
 def vectorized(lanes: int, body: Body) -> tirx.Stmt:
     """A loop that becomes vector instructions of this many lanes."""
-    lane = tirx.Var("lane", "int32") if lanes > 1 else tirx.const(0, "int32")
-    return vectorized_over(lane, lanes, body(lane))
+    if lanes == 1:
+        return body(tirx.const(0, "int32"))
+    lane = _lane(lanes)
+    return stmt.For(lane, 0, lanes, stmt.ForKind.VECTORIZED, body(lane))
 
 
-def vectorized_over(lane: tirx.Expr, lanes: int, body: tirx.Stmt) -> tirx.Stmt:
-    """The same, over a variable and a body that exist already."""
-    return stmt.For(lane, 0, lanes, stmt.ForKind.VECTORIZED, body) if lanes > 1 else body
+@functools.cache
+def _lane(lanes: int) -> tirx.Var:
+    """One variable for all such loops: TVM's flattening looks at every variable it has met, at every access."""
+    return tirx.Var("lane", "int32")
 
 
 def nest(

@@ -58,6 +58,12 @@ def section_flags(path: Path, name: str) -> int:
         return int(ELFFile(stream).get_section_by_name(name)["sh_flags"])
 
 
+def segments(path: Path) -> list[tuple[int, int]]:
+    """Position in the file and address of every part that is loaded."""
+    with path.open("rb") as stream:
+        return [(s["p_offset"], s["p_vaddr"]) for s in ELFFile(stream).iter_segments() if s["p_type"] == "PT_LOAD"]
+
+
 def _symbols(path: Path, table: str) -> list[Symbol]:
     with path.open("rb") as stream:
         section = ELFFile(stream).get_section_by_name(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen.objects import SYSTEM, exported, glibc_versions, needed, section_flags
+from codegen.objects import SYSTEM, exported, glibc_versions, needed, section_flags, segments
 
 from lepton_compile.codegen import Library, generate
 from lepton_compile.codegen.linking import compiler_command, host_architecture
@@ -85,6 +85,14 @@ def test_only_the_interface_is_exported(library: Library) -> None:
 def test_weights_may_be_larger_than_what_code_reaches(library: Library) -> None:
     """They lie in a section of the large code model (SHF_X86_64_LARGE), so that none of the others is far from code."""
     assert section_flags(library.path, ".lrodata") & 0x10000000
+
+
+@pytest.mark.parametrize("name", ["host", "x86-64-v3", "raspberry-pi-4", "riscv64"])
+def test_weights_may_be_mapped_by_huge_pages(make_program, name: str) -> None:
+    """Addresses are congruent to positions in the file, without filling the file up."""
+    library = generate(make_program(), resolve_target(name))
+    assert all((address - position) % (2 << 20) == 0 for position, address in segments(library.path))
+    assert library.path.stat().st_size < 64 << 10
 
 
 def test_the_same_program_gives_the_same_bytes(library: Library, make_program, host) -> None:
@@ -162,7 +170,7 @@ def test_a_compiler_that_fails_is_reported_in_a_line(make_program, host, tmp_pat
     fake.write_text("#!/bin/sh\ncase \"$*\" in *probe*) exit 0;; esac\necho 'ld: error: out of luck' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(BuildError, match=r"compiling toy.c for .* failed: ld: error: out of luck"):
+    with pytest.raises(BuildError, match=r"compiling weights.S for .* failed: ld: error: out of luck"):
         generate(make_program(), host)
 
 
