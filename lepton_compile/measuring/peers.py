@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,12 +59,45 @@ def load_peer(engine: str, model: Path, inputs: Arrays, threads: int) -> Run:
         A function from the inputs to the outputs, both by name.
 
     Raises:
-        LeptonError: The engine is unknown or not installed, or ncnn's converter fails. What an engine raises of its
-            own comes through as it is.
+        LeptonError: The engine is unknown or not installed, ncnn's converter fails, or the engine crashes on the model,
+            which is tried in a process of its own. What an engine raises comes through as it is.
     """
     require_peers([engine])
+    _require_survival(engine, model, inputs, threads)
+    return _load(engine, model, inputs, threads)
+
+
+def _load(engine: str, model: Path, inputs: Arrays, threads: int) -> Run:
     load = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino, "ncnn": _load_ncnn}[engine]
     return load(model, inputs, threads)
+
+
+def _require_survival(engine: str, model: Path, inputs: Arrays, threads: int) -> None:
+    """Load and run the model in another process, which may die of it."""
+    with tempfile.TemporaryDirectory(prefix="lepton-peer-") as folder:
+        arrays = Path(folder) / "inputs.npz"
+        np.savez(arrays, *inputs.values())
+        command = [
+            sys.executable,
+            "-m",
+            __name__,
+            engine,
+            str(model),
+            str(arrays),
+            json.dumps(list(inputs)),
+            str(threads),
+        ]
+        status = subprocess.run(command, capture_output=True, check=False).returncode
+    if status < 0:
+        raise LeptonError(f"{engine} crashes on the model ({signal.Signals(-status).name})", engine=engine)
+
+
+def _try(engine: str, model: str, arrays: str, names: str, threads: str) -> None:
+    """What `_require_survival` runs in a process of its own."""
+    with np.load(arrays) as stored:
+        inputs = {name: stored[f"arr_{place}"] for place, name in enumerate(json.loads(names))}
+    _load(engine, Path(model), inputs, int(threads))(inputs)
+    os._exit(0)  # what an engine does at the end of its process is not what is asked
 
 
 def _load_onnxruntime(model: Path, inputs: Arrays, threads: int) -> Run:
@@ -176,3 +213,7 @@ def _output_names(model: Path) -> list[str]:
     import onnx
 
     return [output.name for output in onnx.load(model, load_external_data=False).graph.output]
+
+
+if __name__ == "__main__":
+    _try(*sys.argv[1:])
