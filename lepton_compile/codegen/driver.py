@@ -313,7 +313,7 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
   }}
   self->executor.parallel_for = options->parallel_for;
   self->executor.parallel_context = options->parallel_context;
-  const int32_t processors = lepton_processors();
+  const int32_t processors = options->threads == 1 ? 1 : lepton_processors(); /* which reads files */
   const int32_t threads = options->threads == 0 || options->threads > processors ? processors : options->threads;
   if (threads > 1 && options->parallel_for == NULL) {{
     self->executor.pool = lepton_pool_create(threads);

@@ -27,16 +27,44 @@ struct lepton_cpu_feature {
   uint32_t state;
 };
 
-static inline int lepton_cpu_has(const struct lepton_cpu_feature *feature) {
-  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid_count(feature->leaf, feature->subleaf, &eax, &ebx, &ecx, &edx) == 0) return 0;
-  const unsigned int registers[] = {eax, ebx, ecx, edx};
-  if (((registers[feature->reg] >> feature->bit) & 1) == 0) return 0;
-  if (feature->state == LEPTON_NO_STATE) return 1;
-  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || ((ecx >> 27) & 1) == 0) return 0; /* OSXSAVE */
+/* What CPUID says at a leaf. Each question takes microseconds in a virtual machine: so leaves are asked for once. */
+struct lepton_cpu_leaf {
+  uint32_t leaf, subleaf;
+  unsigned int registers[4];
+};
+
+static inline void lepton_cpu_ask(struct lepton_cpu_leaf *asked, uint32_t leaf, uint32_t subleaf) {
+  unsigned int *r = asked->registers;
+  asked->leaf = leaf;
+  asked->subleaf = subleaf;
+  if (__get_cpuid_count(leaf, subleaf, &r[LEPTON_EAX], &r[LEPTON_EBX], &r[LEPTON_ECX], &r[LEPTON_EDX]) == 0) {
+    r[LEPTON_EAX] = r[LEPTON_EBX] = r[LEPTON_ECX] = r[LEPTON_EDX] = 0;
+  }
+}
+
+/* The registers that the system saves; `first` is leaf 1. */
+static inline uint32_t lepton_cpu_state(const struct lepton_cpu_leaf *first) {
+  if (((first->registers[LEPTON_ECX] >> 27) & 1) == 0) return LEPTON_NO_STATE; /* OSXSAVE */
   uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (low & feature->state) == feature->state;
+  return low;
+}
+
+/* The name of the first of `count` features that this processor lacks; NULL when it has all. */
+static inline const char *lepton_cpu_lacks(const struct lepton_cpu_feature *features, size_t count) {
+  struct lepton_cpu_leaf asked;
+  lepton_cpu_ask(&asked, 1, 0);
+  const uint32_t state = lepton_cpu_state(&asked);
+  for (size_t i = 0; i < count; i++) {
+    const struct lepton_cpu_feature *feature = &features[i];
+    if (asked.leaf != feature->leaf || asked.subleaf != feature->subleaf) {
+      lepton_cpu_ask(&asked, feature->leaf, feature->subleaf);
+    }
+    if (((asked.registers[feature->reg] >> feature->bit) & 1) == 0 || (state & feature->state) != feature->state) {
+      return feature->name;
+    }
+  }
+  return NULL;
 }
 
 #else
@@ -49,18 +77,14 @@ struct lepton_cpu_feature {
   unsigned long word, bits;
 };
 
-static inline int lepton_cpu_has(const struct lepton_cpu_feature *feature) {
-  return (getauxval(feature->word) & feature->bits) == feature->bits;
-}
-
-#endif
-
 /* The name of the first of `count` features that this processor lacks; NULL when it has all. */
 static inline const char *lepton_cpu_lacks(const struct lepton_cpu_feature *features, size_t count) {
   for (size_t i = 0; i < count; i++) {
-    if (!lepton_cpu_has(&features[i])) return features[i].name;
+    if ((getauxval(features[i].word) & features[i].bits) != features[i].bits) return features[i].name;
   }
   return NULL;
 }
+
+#endif
 
 #endif

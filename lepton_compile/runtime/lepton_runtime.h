@@ -128,6 +128,10 @@ static inline void *lepton_arena_create(size_t bytes) {
 #ifdef MADV_HUGEPAGE
   if (alignment == LEPTON_HUGE_PAGE) (void)madvise(arena, bytes, MADV_HUGEPAGE); /* advice: it may be refused */
 #endif
+#ifdef MADV_POPULATE_WRITE
+  /* All at once, as the first run would ask for all of it in small pieces. */
+  if (alignment == LEPTON_HUGE_PAGE) (void)madvise(arena, bytes, MADV_POPULATE_WRITE);
+#endif
   return arena;
 }
 

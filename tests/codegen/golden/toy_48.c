@@ -114,7 +114,7 @@ toy_status toy_create(const toy_options *options, toy_instance **instance) {
   }
   self->executor.parallel_for = options->parallel_for;
   self->executor.parallel_context = options->parallel_context;
-  const int32_t processors = lepton_processors();
+  const int32_t processors = options->threads == 1 ? 1 : lepton_processors(); /* which reads files */
   const int32_t threads = options->threads == 0 || options->threads > processors ? processors : options->threads;
   if (threads > 1 && options->parallel_for == NULL) {
     self->executor.pool = lepton_pool_create(threads);
