@@ -25,7 +25,7 @@ class ConvolutionFusion(AnchoredFusion):
     name = "convolution_fusion"
     kind = "Convolution"
     anchors = ("Conv", "ConvTranspose")
-    after = ("attention", "gelu", "hard_swish", "layer_normalization", "silu", "softmax")
+    after = ("attention", "dequantization", "gelu", "hard_swish", "layer_normalization", "silu", "softmax")
 
     def before(self, anchor: gs.Node, uses: Uses) -> list[gs.Node]:
         """A Gather of the channels of a convolution that reads each of them for several outputs."""

@@ -27,19 +27,23 @@ from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
+    allocate,
     function,
     load,
+    local,
     parallel,
     parameter,
     rolled,
     sequence,
     serial,
     store,
+    vectorized,
     when,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import (
     LOAD_PORTS,
     STREAM_BYTES,
+    UNROLLED_EPILOGUE,
     LaneValue,
     RegisterTile,
     TileShape,
@@ -50,6 +54,7 @@ from lepton_compile.kernels.register_tile import (
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 Index = TypeVar("Index")
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
     )
 
 
-def pack_weights(weights: npt.NDArray[np.float32], shapes: Convolution, machine: Machine) -> npt.NDArray[np.float32]:
+def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Machine) -> npt.NDArray[Number]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where a block has no channel."""
     sets, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
     weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
@@ -220,26 +225,37 @@ def convolution(
     Returns:
         A kernel of the input, the packed weights, the order if there is one, the epilogue's sources and the output.
     """
-    return _Emitter(shapes, source, epilogue, machine, order).definition()
+    return Emitter(shapes, source, epilogue, machine, order).definition()
 
 
-class _Emitter:
+class Emitter:
     """The loops of one convolution, from the innermost step to the outermost block."""
+
+    family = "convolution"
+    weights_dtype = "float32"
 
     def __init__(
         self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None
     ) -> None:
         self.shapes, self.source, self.epilogue, self.machine, self.order = shapes, source, epilogue, machine, order
         self.analyzer = sym.Analyzer()
-        packed = packed_shape(shapes, machine)
-        weights = te.placeholder(packed, "float32", name="weights")
+        packed = self.packed_shape()
+        weights = te.placeholder(packed, self.weights_dtype, name="weights")
         self.inputs = Operands([source, Source(weights, PLAIN), *([order] if order else [])], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.weights = self.inputs.buffer(weights)
-        _, self.tiles, self.input_blocks, *self.kernel, self.input_lanes, _, _ = packed
+        _, self.tiles, self.input_blocks, *self.kernel, self.input_steps, _, _ = packed
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
+
+    def packed_shape(self) -> tuple[int, ...]:
+        """Shape of the packed weights."""
+        return packed_shape(self.shapes, self.machine)
+
+    def registers(self, width: int) -> RegisterTile:
+        """The accumulators of a tile of so many columns."""
+        return RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
 
     def definition(self) -> Definition:
         """The kernel: tiles of blocks of output channels, and rows of tiles of pixels."""
@@ -247,7 +263,7 @@ class _Emitter:
         positions = [window.positions for window in shapes.windows]
         rows = [-(-shapes.pixels // shapes.tile.columns)] if shapes.flat else positions[:-1]
         # The outer loop reads its operand once, and the other operand once per step: put the larger one outside.
-        weight_size = math.prod(packed_shape(shapes, self.machine)[1:])
+        weight_size = math.prod(self.packed_shape()[1:])
         input_size = shapes.inputs * math.prod(window.input for window in shapes.windows)
         rows_outside = weight_size * math.prod(rows) < input_size * self.tiles
         loops = [*rows, self.tiles] if rows_outside else [self.tiles, *rows]
@@ -259,7 +275,7 @@ class _Emitter:
             tile, at = (rest[-1], rest[:-1]) if rows_outside else (rest[0], rest[1:])
 
             def computed(segments: Sequence[Segment]) -> tirx.Stmt:
-                place = _Place(n, of, tile, segments, () if shapes.flat else tuple(at))
+                place = Place(n, of, tile, segments, () if shapes.flat else tuple(at))
                 return self.flat_tile(place, at[0]) if shapes.flat else self.row(place)
 
             groups = channel_groups(shapes, self.machine)
@@ -271,15 +287,15 @@ class _Emitter:
             function=function([*parameters, self.result], parallel(blocks, block)),
             inputs=len(parameters),
             blocks=blocks,
-            family="convolution",
+            family=self.family,
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
         )
 
-    def row(self, place: _Place) -> tirx.Stmt:
+    def row(self, place: Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
         return over_row(self.shapes.windows[-1], self.shapes.tile.columns, functools.partial(self.tile, place))
 
-    def flat_tile(self, place: _Place, index: tirx.Expr) -> tirx.Stmt:
+    def flat_tile(self, place: Place, index: tirx.Expr) -> tirx.Stmt:
         """A tile of pixels of a 1x1 convolution, the last one narrower."""
         width = self.shapes.tile.columns
         full, tail = divmod(self.shapes.pixels, width)
@@ -288,10 +304,12 @@ class _Emitter:
         rest = self.tile(place, full * width, Tiles(0, tail, 1, False))
         return when(index < full, self.tile(place, index * width, Tiles(0, width, 1, False)), rest) if full else rest
 
-    def tile(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
+    def tile(self, place: Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
         """One tile, its first pixel at `begin` on the innermost axis."""
-        registers = RegisterTile(TileShape(tiles.width, self.shapes.tile.blocks), self.machine)
+        registers = self.registers(tiles.width)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
+        if self.cost > UNROLLED_EPILOGUE and str(self.epilogue.result.dtype) != registers.dtype:
+            return self.tile_by_way(place, begin, tiles, registers, reduce)
         if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
 
@@ -304,9 +322,28 @@ class _Emitter:
 
         return sequence([registers.run([reduce], raw_store), serial(tiles.width, again, "t")])
 
+    def tile_by_way(
+        self, place: Place, begin: tirx.Expr | int, tiles: Tiles, registers: RegisterTile, reduce: tirx.Stmt
+    ) -> tirx.Stmt:
+        """One tile whose sums are of another type than the result, and wait for the epilogue elsewhere."""
+        lanes, blocks = self.machine.lanes, self.shapes.tile.blocks
+        sums = local("sums", [tiles.width, blocks, lanes], registers.dtype)
+
+        def keep(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
+            return vectorized(lanes, lambda lane: store(sums, [t, b, lane], raw(lane)))
+
+        def again(t: tirx.Expr) -> tirx.Stmt:
+            pixel = self.pixel(place, begin + t)
+            return sequence(
+                self.finish(place, b, pixel, lambda lane, b=b: load(sums, [t, b, lane]))  # type: ignore[misc]
+                for b in range(blocks)
+            )
+
+        return allocate([sums], [registers.run([reduce], keep), serial(tiles.width, again, "t")])
+
     def outer_taps(
         self,
-        place: _Place,
+        place: Place,
         begin: tirx.Expr | int,
         tiles: Tiles,
         registers: RegisterTile,
@@ -339,7 +376,7 @@ class _Emitter:
 
     def lanes(
         self,
-        place: _Place,
+        place: Place,
         begin: tirx.Expr | int,
         columns: Sequence[int],
         registers: RegisterTile,
@@ -348,13 +385,13 @@ class _Emitter:
     ) -> tirx.Stmt:
         """The innermost loop: the channels of one input block, for one tap."""
         shapes, lanes = self.shapes, self.machine.lanes
-        extent: int | tirx.Expr = self.input_lanes
+        extent: int | tirx.Expr = self.input_steps
         if shapes.inputs % lanes and self.input_blocks > 1:
             extent = tirx.min(lanes, shapes.inputs - ib * lanes)
 
         def step(ii: tirx.Expr) -> tirx.Stmt:
             if isinstance(ii, tirx.Var):
-                self.analyzer.bind(ii, ir.Range(0, self.input_lanes), True)
+                self.analyzer.bind(ii, ir.Range(0, self.input_steps), True)
 
             def value(t: int, lane: tirx.Expr) -> tirx.Expr:
                 pixel = self.seen(place, begin + t, taps)
@@ -379,7 +416,7 @@ class _Emitter:
         """The source's channel that an input channel is."""
         return channel if self.order is None else self.inputs.load(self.order.tensor, [channel])
 
-    def seen(self, place: _Place, position: tirx.Expr | int, taps: Sequence[tirx.Expr | int]) -> list[tirx.Expr]:
+    def seen(self, place: Place, position: tirx.Expr | int, taps: Sequence[tirx.Expr | int]) -> list[tirx.Expr]:
         """The input pixel that a tap of an output pixel sees."""
         if self.shapes.flat:
             return self.pixel(place, position)
@@ -390,26 +427,26 @@ class _Emitter:
             ]
         )
 
-    def pixel(self, place: _Place, position: tirx.Expr | int) -> list[tirx.Expr]:
+    def pixel(self, place: Place, position: tirx.Expr | int) -> list[tirx.Expr]:
         """Indices of an output pixel from its position on the innermost axis, or among all pixels."""
         windows = self.shapes.windows
         if self.shapes.flat:
             return self.shapes.spatial(split_index(position, [window.positions for window in windows]))
         return self.shapes.spatial([w.stored_at(p) for w, p in zip(windows, [*place.outer, position], strict=True)])
 
-    def channel(self, place: _Place, b: int, lane: tirx.Expr) -> tirx.Expr:
+    def channel(self, place: Place, b: int, lane: tirx.Expr) -> tirx.Expr:
         """The output channel of a lane of the tile's block `b`."""
         if isinstance(lane, tirx.Var):
             self.analyzer.bind(lane, ir.Range(0, self.machine.lanes), True)
         first = (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes
         return place.set * self.shapes.set_outputs + first + lane
 
-    def address(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
+    def address(self, place: Place, b: int, pixel: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
         """Where an output element lies."""
         channel = self.channel(place, b, lane)
         return physical(self.epilogue.layout, [place.image, channel, *pixel], self.analyzer)
 
-    def finish(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
+    def finish(self, place: Place, b: int, pixel: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
         """Store a block of a pixel through the epilogue."""
 
         def value(lane: tirx.Expr) -> tirx.Expr:
@@ -418,11 +455,11 @@ class _Emitter:
 
         return self.store_lanes(place, b, pixel, value)
 
-    def finish_stored(self, place: _Place, b: int, pixel: Sequence[tirx.Expr]) -> tirx.Stmt:
+    def finish_stored(self, place: Place, b: int, pixel: Sequence[tirx.Expr]) -> tirx.Stmt:
         """Put a block that was stored as it was through the epilogue."""
         return self.finish(place, b, pixel, lambda lane: load(self.result, self.address(place, b, pixel, lane)))
 
-    def store_lanes(self, place: _Place, b: int, pixel: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
+    def store_lanes(self, place: Place, b: int, pixel: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
         """Store a block of a pixel, unless it lies past the last block."""
 
         def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
@@ -436,7 +473,7 @@ class _Emitter:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What the outer loops have settled.
 
     Attributes:

@@ -81,19 +81,20 @@ def rank_tiles(columns: int, blocks: int, machine: Machine) -> list[TileShape]:
 def unrolls(cost: int, epilogue: Epilogue) -> bool:
     """Whether an epilogue of this many operations is code for every register of the tile.
 
-    The alternative stores the tile as it is and goes over it again, for which the result has to be float32.
+    The alternative stores the tile as it is and goes over it again, for which the result has to be of its type.
     """
-    return cost <= UNROLLED_EPILOGUE or str(epilogue.result.dtype) != "float32"
+    return cost <= UNROLLED_EPILOGUE or str(epilogue.result.dtype) != str(epilogue.anchor.dtype)
 
 
 class RegisterTile:
     """The accumulators of one tile and the statements over them."""
 
-    def __init__(self, shape: TileShape, machine: Machine) -> None:
+    def __init__(self, shape: TileShape, machine: Machine, dtype: str = "float32") -> None:
         self.shape = shape
         self._lanes = machine.lanes
+        self.dtype = dtype
         self._accumulators = [
-            [register(f"c{b}_{t}", machine.lanes) for t in range(shape.columns)] for b in range(shape.blocks)
+            [register(f"c{b}_{t}", machine.lanes, dtype) for t in range(shape.columns)] for b in range(shape.blocks)
         ]
 
     def step(
@@ -138,7 +139,7 @@ class RegisterTile:
         clear = [
             vectorized(
                 self._lanes,
-                lambda lane, a=self._accumulators[b][t]: store(a, [lane], tirx.const(0, "float32")),  # type: ignore[misc]
+                lambda lane, a=self._accumulators[b][t]: store(a, [lane], tirx.const(0, self.dtype)),  # type: ignore[misc]
             )
             for b, t in cells
         ]

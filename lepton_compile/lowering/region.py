@@ -43,6 +43,28 @@ class Anchor:
     takes_epilogue: bool = True
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What a tensor stands for: (values - zero) * scale.
+
+    Attributes:
+        values: Integers.
+        scale: One number, or one for each place on an axis; float32.
+        zero: The same of the integers' type.
+        axis: That axis.
+    """
+
+    values: te.Tensor
+    scale: Array
+    zero: Array
+    axis: int
+
+    @property
+    def dtype(self) -> str:
+        """The type of the integers."""
+        return str(self.values.dtype)
+
+
 class Scope:
     """The values of a region: which tensors are in memory, known, or still open.
 
@@ -59,6 +81,7 @@ class Scope:
         self._literals: dict[te.Operation, Array] = {}
         self._anchors: dict[te.Operation, Anchor] = {}
         self._copies: dict[te.Operation, te.Tensor] = {}
+        self._quantized: dict[te.Operation, Quantized] = {}
 
     def tensor_of(self, buffer: Buffer) -> te.Tensor:
         """A tensor whose value is in memory."""
@@ -91,6 +114,15 @@ class Scope:
         values = self.literal_or_known(tensor)
         assert values is not None
         return values
+
+    def dequantize(self, tensor: te.Tensor, quantized: Quantized) -> te.Tensor:
+        """Note what a tensor was dequantized from, for kernels that compute with the integers."""
+        self._quantized[tensor.op] = quantized
+        return tensor
+
+    def quantized(self, tensor: te.Tensor) -> Quantized | None:
+        """What a tensor was dequantized from, if it was."""
+        return self._quantized.get(tensor.op)
 
     def layout(self, tensor: te.Tensor) -> Layout:
         """The layout in which a tensor is, or will be if nothing else asks for it."""

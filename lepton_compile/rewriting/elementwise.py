@@ -39,7 +39,8 @@ MAXIMUM_NODES = 32
 def is_elementwise(node: gs.Node) -> bool:
     """Whether a node computes each element of its one output from one element of each operand.
 
-    BatchNormalization with constant statistics counts: each channel has its own scale and shift.
+    BatchNormalization with constant statistics counts: each channel has its own scale and shift. QuantizeLinear counts
+    with one scale, but not DequantizeLinear: it belongs to what reads it, so that integers are what lies in memory.
     """
     if len(node.outputs) != 1 and any(has_output(node, index) for index in range(1, len(node.outputs))):
         return False
@@ -49,6 +50,9 @@ def is_elementwise(node: gs.Node) -> bool:
         return not node.attrs.get("training_mode", 0) and all(
             constant(tensor) is not None for tensor in node.inputs[1:]
         )
+    if is_operator(node, "QuantizeLinear"):
+        scale = constant(node.inputs[1])
+        return scale is not None and scale.size == 1
     return (node.op in OPERATORS and node.domain in ONNX_DOMAINS) or kind_of(node) in KINDS
 
 

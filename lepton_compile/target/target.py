@@ -135,6 +135,12 @@ class Target:
         """Whether a*b+c is one instruction, rounded once."""
         return self.architecture != "x86_64" or "fma" in self.enabled_features()
 
+    @property
+    def has_dot_products(self) -> bool:
+        """Whether an instruction adds products of unsigned and signed bytes, four at a time, to a vector of int32."""
+        features = self.enabled_features()
+        return "avx512vnni" in features or ("avxvnni" in features and self.vector_bytes == 32)
+
     def tvm(self) -> dict[str, object]:
         """What `tvm.target.Target` takes."""
         return llvm.tvm_target(self.triple, self.cpu, self.features)

@@ -7,6 +7,7 @@ in TE for types and shapes that the family does not take.
 from lepton_compile.lowering.anchors import (  # noqa: F401  (they register their operators)
     concatenation,
     convolution,
+    dequantization,
     normalization,
     pooling,
     products,

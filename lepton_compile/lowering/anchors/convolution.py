@@ -14,6 +14,7 @@ from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.channel_order import channels_of
+from lepton_compile.lowering.anchors.quantized_convolution import quantized_convolution
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -46,6 +47,11 @@ def convolution(
     """Conv: in a register tile, or, with one input and one output channel per group, channel by channel."""
     if str(x.dtype) != "float32":
         return None
+    image, taps = scope.quantized(x), scope.quantized(w)
+    if image is not None and taps is not None:
+        summed = quantized_convolution(scope, operation, image, taps)
+        if summed is not None:
+            return with_bias(scope, summed, bias)
     batch, channels, *spatial = shape_of(x)
     outputs, per_group, *kernel = shape_of(w)
     groups = int(operation.attribute("group", 1))
