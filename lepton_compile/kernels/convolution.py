@@ -27,17 +27,14 @@ from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
-    allocate,
     function,
     load,
-    local,
     parallel,
     parameter,
     rolled,
     sequence,
     serial,
     store,
-    vectorized,
     when,
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import (
@@ -46,6 +43,7 @@ from lepton_compile.kernels.register_tile import (
     UNROLLED_EPILOGUE,
     LaneValue,
     RegisterTile,
+    StoredTile,
     TileShape,
     rank_tiles,
     step_cycles,
@@ -309,7 +307,7 @@ class Emitter:
         registers = self.registers(tiles.width)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
         if self.cost > UNROLLED_EPILOGUE and str(self.epilogue.result.dtype) != registers.dtype:
-            return self.tile_by_way(place, begin, tiles, registers, reduce)
+            return self.tile_by_way(place, begin, registers, reduce)
         if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
 
@@ -323,23 +321,15 @@ class Emitter:
         return sequence([registers.run([reduce], raw_store), serial(tiles.width, again, "t")])
 
     def tile_by_way(
-        self, place: Place, begin: tirx.Expr | int, tiles: Tiles, registers: RegisterTile, reduce: tirx.Stmt
+        self, place: Place, begin: tirx.Expr | int, registers: RegisterTile, reduce: tirx.Stmt
     ) -> tirx.Stmt:
         """One tile whose sums are of another type than the result, and wait for the epilogue elsewhere."""
-        lanes, blocks = self.machine.lanes, self.shapes.tile.blocks
-        sums = local("sums", [tiles.width, blocks, lanes], registers.dtype)
 
-        def keep(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
-            return vectorized(lanes, lambda lane: store(sums, [t, b, lane], raw(lane)))
-
-        def again(t: tirx.Expr) -> tirx.Stmt:
+        def again(sums: StoredTile, t: tirx.Expr) -> tirx.Stmt:
             pixel = self.pixel(place, begin + t)
-            return sequence(
-                self.finish(place, b, pixel, lambda lane, b=b: load(sums, [t, b, lane]))  # type: ignore[misc]
-                for b in range(blocks)
-            )
+            return sequence(self.finish(place, b, pixel, sums(t, b)) for b in range(self.shapes.tile.blocks))
 
-        return allocate([sums], [registers.run([reduce], keep), serial(tiles.width, again, "t")])
+        return registers.run_stored([reduce], again)
 
     def outer_taps(
         self,

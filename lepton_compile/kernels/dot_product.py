@@ -18,6 +18,9 @@ from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 BYTES = 4
 """Bytes of a step."""
 
+SIGN = 128
+"""What a signed byte counts for more than it is."""
+
 LARGEST_SUM = 2**31 // (255 * 128)
 """Products of bytes that can be added in 32 bits."""
 
@@ -57,3 +60,10 @@ class DotProductTile(RegisterTile):
             weight(tirx.Ramp(0, 1, lanes * BYTES)),
         )
         return store(accumulator, [vector], total)
+
+
+def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr]) -> tirx.Expr:
+    """Four bytes from a place on, as an int32; to signed ones `SIGN` is added, which makes them unsigned."""
+    *outer, first = indices
+    four = tirx.reinterpret("int32", load(buffer, [*outer, tirx.Ramp(first, 1, BYTES)]))
+    return four if str(buffer.dtype) == "uint8" else tirx.bitwise_xor(four, tirx.const(-0x7F7F7F80, "int32"))

@@ -16,13 +16,10 @@ from tvm import tirx
 
 from lepton_compile.kernels import convolution
 from lepton_compile.kernels.convolution import Convolution, Place
-from lepton_compile.kernels.dot_product import BYTES, DotProductTile
+from lepton_compile.kernels.dot_product import BYTES, DotProductTile, word
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source, physical
 from lepton_compile.kernels.loops import load, rolled
 from lepton_compile.kernels.register_tile import RegisterTile, TileShape
-
-SIGN = 128
-"""What a signed byte counts for more than it is."""
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -92,8 +89,7 @@ class _Emitter(convolution.Emitter):
                 pixel = self.seen(place, begin + t, taps)
                 channel = group * shapes.inputs + ib * lanes
                 *outer, first = physical(self.source.layout, [place.image, channel, *pixel], self.analyzer)
-                word = tirx.reinterpret("int32", load(image, [*outer, tirx.Ramp(first + quad * BYTES, 1, BYTES)]))
-                return word if str(image.dtype) == "uint8" else tirx.bitwise_xor(word, tirx.const(-0x7F7F7F80, "int32"))
+                return word(image, [*outer, first + quad * BYTES])
 
             return registers.add(
                 columns,

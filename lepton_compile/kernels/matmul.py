@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,17 @@ from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_stor
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import function, load, parallel, parameter, rolled, sequence, serial, store, when
-from lepton_compile.kernels.register_tile import LaneValue, RegisterTile, TileShape, choose_tile, unrolls
+from lepton_compile.kernels.register_tile import (
+    UNROLLED_EPILOGUE,
+    LaneValue,
+    RegisterTile,
+    StoredTile,
+    TileShape,
+    choose_tile,
+    unrolls,
+)
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def packed_shape(shapes: MatrixProduct, right_batch: Sequence[int], machine: Mac
     return (*right_batch, tiles, shapes.inner, shapes.tile.blocks, machine.lanes)
 
 
-def pack_right(right: npt.NDArray[np.float32], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[np.float32]:
+def pack_right(right: npt.NDArray[Number], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[Number]:
     """Pack a right operand of shape (batch..., inner, columns), zeros past the last column."""
     packed = np.zeros(packed_shape(shapes, right.shape[:-2], machine), dtype=right.dtype)
     *batch, tiles, inner, blocks, lanes = packed.shape
@@ -107,11 +118,14 @@ def matmul(
     Returns:
         A kernel of the left operand's source, the packed right operand, the epilogue's sources and the output.
     """
-    return _Emitter(shapes, left, source, transposed, tuple(right_batch), epilogue, machine).definition()
+    return Emitter(shapes, left, source, transposed, tuple(right_batch), epilogue, machine).definition()
 
 
-class _Emitter:
+class Emitter:
     """The loops of one matrix product, from the innermost step to the outermost block."""
+
+    family = "matmul"
+    right_dtype = "float32"
 
     def __init__(
         self,
@@ -127,7 +141,7 @@ class _Emitter:
         self.transposed, self.right_batch = transposed, right_batch
         self.epilogue, self.machine = epilogue, machine
         self.analyzer = sym.Analyzer()
-        right = te.placeholder(packed_shape(shapes, right_batch, machine), "float32", name="right")
+        right = te.placeholder(self.packed_shape(), self.right_dtype, name="right")
         self.inputs = Operands([source, Source(right, PLAIN)], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=2)
         self.packed = self.inputs.buffer(right)
@@ -135,6 +149,14 @@ class _Emitter:
         self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
         self.result = parameter("y", epilogue.layout.physical_shape(self.shape), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
+
+    def packed_shape(self) -> tuple[int, ...]:
+        """Shape of the packed right operand."""
+        return packed_shape(self.shapes, self.right_batch, self.machine)
+
+    def registers(self, width: int) -> RegisterTile:
+        """The accumulators of a tile of so many rows."""
+        return RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
 
     def definition(self) -> Definition:
         """The kernel: tiles of rows and tiles of columns."""
@@ -150,7 +172,7 @@ class _Emitter:
         def block(index: tirx.Expr) -> tirx.Stmt:
             *batch, first, second = split_index(index, extents)
             w, tile = (first, second) if rows_outside else (second, first)
-            place, width = _Place(tuple(batch), tile), shapes.tile.columns
+            place, width = Place(tuple(batch), tile), shapes.tile.columns
             if not tail:
                 return self.tile(place, w * width, width)
             rest = self.tile(place, full * width, tail)
@@ -161,23 +183,16 @@ class _Emitter:
             function=function([*parameters, self.result], parallel(blocks, block)),
             inputs=len(parameters),
             blocks=blocks,
-            family="matmul",
+            family=self.family,
             operations=math.prod(self.shape) * (2 * shapes.inner + self.cost),
         )
 
-    def tile(self, place: _Place, begin: tirx.Expr | int, width: int) -> tirx.Stmt:
+    def tile(self, place: Place, begin: tirx.Expr | int, width: int) -> tirx.Stmt:
         """One tile of `width` rows from `begin` on."""
-        registers = RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
-        right_at = _broadcast(place.batch, self.right_batch)
-
-        def step(k: tirx.Expr) -> tirx.Stmt:
-            return registers.step(
-                range(width),
-                lambda t, _: self.left_value(place, self.row(begin + t), k),
-                lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
-            )
-
-        reduce = rolled(self.shapes.inner, step, "k")
+        registers = self.registers(width)
+        reduce = self.reduce(place, begin, width, registers)
+        if self.cost > UNROLLED_EPILOGUE and str(self.epilogue.result.dtype) != registers.dtype:
+            return self.tile_by_way(place, begin, registers, reduce)
         if unrolls(self.cost, self.epilogue):
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.row(begin + t), raw))
 
@@ -188,22 +203,46 @@ class _Emitter:
         raw = registers.run([reduce], lambda b, t, value: self.store_lanes(place, b, self.row(begin + t), value))
         return sequence([raw, serial(width, again, "t")])
 
+    def reduce(self, place: Place, begin: tirx.Expr | int, width: int, registers: RegisterTile) -> tirx.Stmt:
+        """The sums of products of a tile."""
+        right_at = _broadcast(place.batch, self.right_batch)
+
+        def step(k: tirx.Expr) -> tirx.Stmt:
+            return registers.step(
+                range(width),
+                lambda t, _: self.left_value(place, self.row(begin + t), k),
+                lambda b, lane: load(self.packed, [*right_at, place.tile, k, b, lane]),
+            )
+
+        return rolled(self.shapes.inner, step, "k")
+
+    def tile_by_way(
+        self, place: Place, begin: tirx.Expr | int, registers: RegisterTile, reduce: tirx.Stmt
+    ) -> tirx.Stmt:
+        """One tile whose sums are of another type than the result, and wait for the epilogue elsewhere."""
+
+        def again(sums: StoredTile, t: tirx.Expr) -> tirx.Stmt:
+            row = self.row(begin + t)
+            return sequence(self.finish(place, b, row, sums(t, b)) for b in range(self.shapes.tile.blocks))
+
+        return registers.run_stored([reduce], again)
+
     def row(self, position: tirx.Expr | int) -> list[tirx.Expr]:
         """Indices of a row from its position among all rows."""
         return split_index(position, self.shapes.rows)
 
-    def left_value(self, place: _Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
+    def left_value(self, place: Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
         """An element of the left operand."""
         shape = shape_of(self.left)
         batch = _broadcast(place.batch, shape[: len(shape) - 1 - len(row)])
         at = [k, *row] if self.transposed else [*batch, *row, k]
         return evaluate(self.left, at, self.inputs.load, lambda each: each.op != self.source.op and is_inlined(each))
 
-    def address(self, place: _Place, b: int, row: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
+    def address(self, place: Place, b: int, row: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
         """The logical indices of a lane of the tile's block `b`."""
         return [*place.batch, *row, (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes + lane]
 
-    def finish(self, place: _Place, b: int, row: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
+    def finish(self, place: Place, b: int, row: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
         """Store a block of a row through the epilogue."""
 
         def value(lane: tirx.Expr) -> tirx.Expr:
@@ -211,7 +250,7 @@ class _Emitter:
 
         return self.store_lanes(place, b, row, value)
 
-    def finish_stored(self, place: _Place, b: int, row: Sequence[tirx.Expr]) -> tirx.Stmt:
+    def finish_stored(self, place: Place, b: int, row: Sequence[tirx.Expr]) -> tirx.Stmt:
         """Put a block that was stored as it was through the epilogue."""
 
         def stored(lane: tirx.Expr) -> tirx.Expr:
@@ -220,7 +259,7 @@ class _Emitter:
 
         return self.finish(place, b, row, stored)
 
-    def store_lanes(self, place: _Place, b: int, row: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
+    def store_lanes(self, place: Place, b: int, row: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
         """Store a block of a row: a vector, or, past the last whole one, the columns that there are."""
         lanes, columns = self.machine.lanes, self.shapes.columns
 
@@ -239,7 +278,7 @@ class _Emitter:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What the outer loops have settled: the indices of the batch axes, and the tile of columns."""
 
     batch: tuple[tirx.Expr, ...]

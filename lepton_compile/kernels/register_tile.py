@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from lepton_compile.kernels.kernel import Epilogue, Machine
-from lepton_compile.kernels.loops import allocate, load, register, sequence, store, vectorized
+from lepton_compile.kernels.loops import allocate, load, local, register, sequence, serial, store, vectorized
 
 MULTIPLIERS = 2  # multiply-adds that start in a cycle
 LOAD_PORTS = 2  # loads that start in a cycle
@@ -32,6 +32,8 @@ LOAD_COST = 0.03  # cycles by which a load delays the rest, though there are por
 
 # From the position in a vector to a lane's value.
 LaneValue = Callable[[tirx.Expr], tirx.Expr]
+# From the column and the block of a tile that was put aside to its lanes.
+StoredTile = Callable[[tirx.Expr, int], LaneValue]
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,23 @@ class RegisterTile:
             for b, t in cells
         ]
         return allocate([a for row in self._accumulators for a in row], [*clear, *reduce, *ending])
+
+    def run_stored(
+        self, reduce: Sequence[tirx.Stmt], finish: Callable[[StoredTile, tirx.Expr], tirx.Stmt]
+    ) -> tirx.Stmt:
+        """Clear the accumulators, reduce, and put them aside, for code that takes too many registers beside them.
+
+        Args:
+            reduce: The loops over `step`.
+            finish: From what was put aside and the column to the statement that stores it.
+        """
+        sums = local("sums", [self.shape.columns, self.shape.blocks, self._lanes], self.dtype)
+
+        def keep(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
+            return vectorized(self._lanes, lambda lane: store(sums, [t, b, lane], raw(lane)))
+
+        def stored(t: tirx.Expr, b: int) -> LaneValue:
+            return lambda lane: load(sums, [t, b, lane])
+
+        ending = serial(self.shape.columns, lambda t: finish(stored, t), "t")
+        return allocate([sums], [self.run(reduce, keep), ending])

@@ -11,6 +11,7 @@ from tvm import te, tirx
 from lepton_compile.kernels import matmul as mm
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
+from lepton_compile.lowering.anchors.quantized_product import quantized_product
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import arithmetic_type, broadcast_load, cast, convert, dtype_of, load
@@ -23,7 +24,9 @@ def matrix_product(scope: Scope, operation: Operation, a: te.Tensor, b: te.Tenso
     """MatMul of at least two axes on either side."""
     if str(a.dtype) != "float32" or len(a.shape) < 2 or len(b.shape) < 2:
         return None
-    return product(scope, a, b)
+    left, right = scope.quantized(a), scope.quantized(b)
+    summed = quantized_product(scope, left, right) if left is not None and right is not None else None
+    return product(scope, a, b) if summed is None else summed
 
 
 @anchor("Gemm")
@@ -34,7 +37,11 @@ def general_product(
     if str(a.dtype) != "float32":
         return None
     alpha, beta = float(operation.attribute("alpha", 1.0)), float(operation.attribute("beta", 1.0))
-    if operation.attribute("transB", 0):
+    left, right = scope.quantized(a), scope.quantized(b)
+    multiplied = None
+    if left is not None and right is not None and not operation.attribute("transA", 0):
+        multiplied = quantized_product(scope, left, right, transposed=bool(operation.attribute("transB", 0)))
+    if multiplied is None and operation.attribute("transB", 0):
         known = scope.literal_or_known(b)
         original = b
         b = (
@@ -42,7 +49,8 @@ def general_product(
             if known is not None
             else te.compute((b.shape[1], b.shape[0]), lambda k, n: original(n, k), name="transposed")
         )
-    multiplied = product(scope, a, b, transposed=bool(operation.attribute("transA", 0)))
+    if multiplied is None:
+        multiplied = product(scope, a, b, transposed=bool(operation.attribute("transA", 0)))
     scaled = multiplied
     if alpha != 1.0:
         scaled = te.compute(multiplied.shape, lambda *i: multiplied(*i) * alpha, name="scaled")

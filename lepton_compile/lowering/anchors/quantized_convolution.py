@@ -13,9 +13,10 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import integer_convolution as kernel
 from lepton_compile.kernels.convolution import convolution_of
-from lepton_compile.kernels.dot_product import LARGEST_SUM
+from lepton_compile.kernels.dot_product import LARGEST_SUM, SIGN
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
+from lepton_compile.lowering.anchors.quantized_weights import signed_weights
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
@@ -32,7 +33,7 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         by more than a signed byte holds, or have scales along another axis; groups of channels that are no whole
         vectors; sums that could overflow.
     """
-    weights = weights_of(scope, w) if scope.builder.machine.dot_products else None
+    weights = signed_weights(scope, w, 0) if scope.builder.machine.dot_products else None
     if weights is None or x.scale.size != 1 or x.dtype not in ("uint8", "int8"):
         return None
     builder, machine = scope.builder, scope.builder.machine
@@ -54,23 +55,13 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open(shape, "int32", Anchor(builder.blocked, emit))
-    zero = int(x.zero) + (kernel.SIGN if x.dtype == "int8" else 0)
+    zero = int(x.zero) + (SIGN if x.dtype == "int8" else 0)
     if zero:
         sums = _without_zero_point(scope, sums, zero * weights.astype(np.int64).sum(axis=1), windows)
     scale = (np.float32(x.scale.item()) * w.scale.astype(np.float32)).reshape(-1)
     factors = scope.constant(np.broadcast_to(scale, (outputs,)).reshape(1, -1, *(1 for _ in spatial)).copy())
     ones = [0] * len(spatial)
     return te.compute(shape, lambda n, c, *at: sums(n, c, *at).astype("float32") * factors(0, c, *ones), name="scaled")
-
-
-def weights_of(scope: Scope, w: Quantized) -> Array | None:
-    """The weights as signed bytes around a zero point of 0, if they are known; scales may differ along axis 0."""
-    known = scope.literal_or_known(w.values)
-    if known is None or known.dtype.name not in ("uint8", "int8") or (w.scale.size > 1 and w.axis != 0):
-        return None
-    zero = w.zero.astype(np.int32).reshape(-1, *(1,) * (known.ndim - 1)) if w.zero.size > 1 else w.zero.astype(np.int32)
-    centred = known.astype(np.int32) - zero
-    return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
 
 
 def _without_zero_point(scope: Scope, sums: te.Tensor, offsets: Array, windows: Sequence[Window]) -> te.Tensor:
