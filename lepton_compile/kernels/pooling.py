@@ -124,6 +124,12 @@ class _Emitter:
         self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
 
+    def identity(self) -> tirx.Expr:
+        """The value of an empty window; of integers, the least there is for minus infinity."""
+        if math.isinf(self.sliding.identity) and not self.dtype.startswith("float"):
+            return tirx.min_value(self.dtype)
+        return tirx.const(self.sliding.identity, self.dtype)
+
     def definition(self) -> Definition:
         """The kernel: a block for each image, block of channels and row of windows."""
         batch, channels, *_ = self.shape
@@ -165,7 +171,7 @@ class _Emitter:
 
     def clear(self, total: tirx.Buffer) -> tirx.Stmt:
         """Start a window."""
-        empty = tirx.const(self.sliding.identity, self.dtype)
+        empty = self.identity()
         return vectorized(self.lanes, lambda lane: store(total, [lane], empty))
 
     def outer_taps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lepton_compile.errors import UnsupportedOperatorError
@@ -159,3 +160,16 @@ def test_operators_without_a_kernel_are_listed_together(model, host) -> None:
         lower(import_model(model.proto()), host, "model")
     nodes = {operator.op_type: len(operator.nodes) for operator in caught.value.operators}
     assert nodes == {"DFT": 1, "TopK": 2}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_max_pools_of_bytes(dtype: str, model, agree) -> None:
+    low = np.iinfo(dtype).min
+    for channels, attributes in [
+        (24, {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        (3, {"kernel_shape": [2, 5], "ceil_mode": 1, "pads": [0, 2, 1, 2]}),
+    ]:
+        image = np.random.default_rng(channels).integers(low, low + 256, (2, channels, 12, 13)).astype(dtype)
+        model.output(model.node("MaxPool", model.given(image), **attributes))
+    (program, _) = agree(model)
+    assert [program.kernels[call.kernel].family for call in program.calls()].count("max pooling") == 2

@@ -32,7 +32,7 @@ def average_pool(scope: Scope, operation: Operation, x: te.Tensor) -> Lowered:
 
 
 def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) -> Lowered:
-    if str(x.dtype) != "float32":
+    if str(x.dtype) not in (("float32",) if average else ("float32", "uint8", "int8")):
         return None
     batch, channels, *spatial = shape_of(x)
     windows, padded = pooling_windows(operation, spatial)
@@ -51,12 +51,12 @@ def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) ->
         )
         scope.builder.call(definition, [source, *sources], [result], scope.nodes)
 
-    return scope.open(shape, "float32", Anchor(scope.builder.blocked, emit))
+    return scope.open(shape, str(x.dtype), Anchor(scope.builder.blocked, emit))
 
 
 @operator("MaxPool")
 def plain_max_pool(operation: Operation, x: te.Tensor) -> te.Tensor:
-    """MaxPool of other types than float32."""
+    """MaxPool of other types than float32 and bytes."""
     if operation.outputs > 1:
         raise operation.unsupported("the indices of the largest elements are not supported")
     wide = widen(x)

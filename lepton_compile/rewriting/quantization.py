@@ -1,0 +1,45 @@
+"""What QuantizeLinear and DequantizeLinear say, where it is known and one scale holds for the whole tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lepton_compile.rewriting.patterns import constant, is_operator, operand
+
+# Between this and its reciprocal, float32 scales times bytes are far from where float32 loses precision or overflows.
+_SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Integers q of 8 or 16 bits stand for (q - zero) * scale, in float32.
+
+    Attributes:
+        scale: The value of one step.
+        zero: The integer that stands for 0.
+        dtype: numpy's name of the integers' type.
+    """
+
+    scale: float
+    zero: int
+    dtype: str
+
+
+def quantization_of(node: gs.Node | None) -> Quantization | None:
+    """The parameters of a QuantizeLinear or DequantizeLinear of one known scale; None of any other node."""
+    if not is_operator(node, "QuantizeLinear", "DequantizeLinear"):
+        return None
+    integers = node.outputs[0] if node.op == "QuantizeLinear" else node.inputs[0]
+    scale, offset = constant(operand(node, 1)), operand(node, 2)
+    zero = np.zeros(()) if offset is None else constant(offset)
+    if integers.dtype is None or scale is None or zero is None or scale.size != 1 or zero.size != 1:
+        return None
+    dtype = np.dtype(integers.dtype)
+    if dtype.name not in ("uint8", "int8", "uint16", "int16") or scale.dtype != np.float32:
+        return None
+    if not _SMALLEST_SCALE <= scale.item() <= 1 / _SMALLEST_SCALE:
+        return None
+    return Quantization(float(scale.item()), int(zero.item()), dtype.name)
