@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
-from lepton_compile.kernels.expressions import vector_store
+from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.loops import (
@@ -71,6 +71,7 @@ AVERAGE = Sliding(
 def sliding_window(
     sliding: Sliding,
     windows: Sequence[Window],
+    image: te.Tensor,
     source: Source,
     epilogue: Epilogue,
     machine: Machine,
@@ -82,7 +83,9 @@ def sliding_window(
     Args:
         sliding: What happens in a window.
         windows: One per spatial axis.
-        source: The input (batch, channels, spatial...), blocked by the machine's lanes.
+        image: The input (batch, channels, spatial...).
+        source: Where its elements are, blocked by the machine's lanes: the input itself, or a tensor from whose element
+            at the same place each is computed.
         epilogue: What is stored, in the same layout.
         machine: The instruction set.
         counts_padding: For an average that counts padding: the extent of each axis of the padded input, with the
@@ -92,7 +95,7 @@ def sliding_window(
         A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
         sources, and the output.
     """
-    return _Emitter(sliding, tuple(windows), source, epilogue, machine, counts_padding).definition()
+    return _Emitter(sliding, tuple(windows), image, source, epilogue, machine, counts_padding).definition()
 
 
 class _Emitter:
@@ -102,6 +105,7 @@ class _Emitter:
         self,
         sliding: Sliding,
         windows: tuple[Window, ...],
+        image: te.Tensor,
         source: Source,
         epilogue: Epilogue,
         machine: Machine,
@@ -109,16 +113,16 @@ class _Emitter:
     ) -> None:
         self.sliding, self.windows, self.epilogue, self.counts_padding = sliding, windows, epilogue, counts_padding
         self.lanes = machine.lanes
-        self.shape = shape_of(source.tensor)
+        self.image, self.source = image, source.tensor
+        self.shape = shape_of(image)
         self.channel_blocks = -(-self.shape[1] // self.lanes)
-        self.dtype = str(source.tensor.dtype)
+        self.dtype = str(image.dtype)
         self.analyzer = sym.Analyzer()
         taps = tuple(window.kernel for window in windows)
         weights = te.placeholder((self.channel_blocks, *taps, self.lanes), "float32", name="weights")
         sources = [source, Source(weights, PLAIN)] if sliding is DEPTHWISE else [source]
         self.inputs = Operands(sources, self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(sources))
-        self.image = self.inputs.buffer(source.tensor)
         self.weights = self.inputs.buffer(weights) if sliding is DEPTHWISE else None
         stored = shape_of(epilogue.result)
         self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
@@ -213,10 +217,15 @@ class _Emitter:
 
         def value(lane: tirx.Expr) -> tirx.Expr:
             weight = load(self.weights, [place.block, *taps, lane]) if self.weights is not None else None
-            seen = load(self.image, [place.image, place.block, *at, lane])
-            return self.sliding.combine(load(total, [lane]), seen, weight)
+            return self.sliding.combine(load(total, [lane]), self.seen(place, at, lane), weight)
 
         return vector_store(self.lanes, value, lambda lane, v: store(total, [lane], v))
+
+    def seen(self, place: _Place, at: Sequence[tirx.Expr | int], lane: tirx.Expr) -> tirx.Expr:
+        """An input, from the element of the source at the same place."""
+        stored = load(self.inputs.buffer(self.source), [place.image, place.block, *at, lane])
+        where = [place.image, place.block * self.lanes + lane, *at]
+        return evaluate(self.image, where, lambda *_: stored, lambda t: t.op != self.source.op and is_inlined(t))
 
     def finish(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles, t: int, total: tirx.Buffer) -> tirx.Stmt:
         """Store a window's result through the epilogue."""

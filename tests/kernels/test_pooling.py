@@ -51,7 +51,9 @@ def kernel_of(
     anchor = te.placeholder((*x.shape[:2], *(w.positions for w in windows)), "float32", name="anchor")
     result = te.compute(anchor.shape, lambda *i: finish(anchor(*i)), name="result")
     epilogue = Epilogue(result, anchor, (), blocked)
-    return sliding_window(sliding, windows, Source(image, blocked), epilogue, machine, counts_padding=counts_padding)
+    return sliding_window(
+        sliding, windows, image, Source(image, blocked), epilogue, machine, counts_padding=counts_padding
+    )
 
 
 def windows_of(

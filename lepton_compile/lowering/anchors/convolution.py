@@ -58,12 +58,13 @@ def convolution(
     windows = convolution_windows(operation, spatial, kernel)
     shape = output_shape(operation, batch, outputs, windows)
     depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
+    stored = image.values if image is not None and image.scale.size == image.zero.size == 1 else x
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
         if depthwise:
-            source = scope.in_layout(x, builder.blocked)
-            definition = sliding_window(DEPTHWISE, windows, Source(x, source.layout), epilogue, machine)
+            source = scope.in_layout(stored, builder.blocked)
+            definition = sliding_window(DEPTHWISE, windows, x, Source(stored, source.layout), epilogue, machine)
             weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
             builder.call(definition, [source, weights, *sources], [result], scope.nodes)
             return

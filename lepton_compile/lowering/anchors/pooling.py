@@ -44,6 +44,7 @@ def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) ->
         definition = sliding_window(
             AVERAGE if average else MAXIMUM,
             windows,
+            x,
             Source(x, source.layout),
             epilogue,
             scope.builder.machine,
