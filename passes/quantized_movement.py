@@ -8,7 +8,6 @@ QuantizeLinear behind takes the DequantizeLinear back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,45 +37,45 @@ class QuantizedMovement(Pass):
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose where such an operator reads what was dequantized."""
-        found = [node.name for node in _moving(graph)]
+        found = [node.name for scope in scopes(graph) for node in scope.nodes if _reads_integers(node)]
         if not found:
             return Decline("nothing that moves elements reads what was dequantized")
         return Proposal(self, f"{len(found)} move integers: {summary(found)}")
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Move them in front of the dequantization."""
+        """Move them in front of the dequantization, the first of a chain first."""
         uses = Uses(graph)
-        for node in list(_moving(graph)):
-            sources = [producer(tensor) for tensor in _data(node)]
-            first = sources[0]
-            assert first is not None
-            integers = first.inputs[0].dtype
-            for place, source in enumerate(sources):
-                assert source is not None
-                node.inputs[place] = source.inputs[0]
-            for place, made in enumerate(list(node.outputs)):
-                moved = gs.Variable(uses.fresh_name(f"{made.name}_quantized"), integers, made.shape)
-                node.outputs[place] = moved
-                name = uses.fresh_name(f"{node.name}_dequantized")
-                parameters = list(first.inputs[1:])
-                uses.insert_after(node, gs.Node(first.op, name, dict(first.attrs), [moved, *parameters], [made]))
-            unread = {id(source): source for source in sources if source is not None and _is_unread(source, uses)}
-            uses.remove(unread.values())
+        for scope in scopes(graph):
+            for node in list(scope.nodes):
+                if _reads_integers(node):
+                    _move(node, uses)
         return graph
 
 
-def _moving(graph: Graph) -> Iterator[gs.Node]:
-    """Operators that move elements, or take the largest, of what was dequantized with the same parameters."""
-    for scope in scopes(graph):
-        for node in scope.nodes:
-            if _moves(node):
-                sources = [producer(tensor) for tensor in _data(node)]
-                known = quantization_of(sources[0])
-                # onnxruntime moves bytes by any operator, wider integers by some.
-                if known is None or known.dtype not in ("uint8", "int8"):
-                    continue
-                if all(is_operator(s, "DequantizeLinear") and quantization_of(s) == known for s in sources):
-                    yield node
+def _move(node: gs.Node, uses: Uses) -> None:
+    sources = [source for tensor in _data(node) if (source := producer(tensor)) is not None]
+    first = sources[0]
+    for place, source in enumerate(sources):
+        node.inputs[place] = source.inputs[0]
+    for place, made in enumerate(list(node.outputs)):
+        moved = gs.Variable(uses.fresh_name(f"{made.name}_quantized"), first.inputs[0].dtype, made.shape)
+        node.outputs[place] = moved
+        name = uses.fresh_name(f"{node.name}_dequantized")
+        dequantize = gs.Node(first.op, name, dict(first.attrs), [moved, *first.inputs[1:]], [made])
+        uses.insert_after(node, dequantize)
+    uses.remove({id(source): source for source in sources if _is_unread(source, uses)}.values())
+
+
+def _reads_integers(node: gs.Node) -> bool:
+    """Whether a node moves elements, or takes the largest, of what was dequantized with the same parameters."""
+    if not _moves(node):
+        return False
+    sources = [producer(tensor) for tensor in _data(node)]
+    known = quantization_of(sources[0])
+    # onnxruntime moves bytes by any of these operators, wider integers by some.
+    if known is None or known.dtype not in ("uint8", "int8"):
+        return False
+    return all(is_operator(source, "DequantizeLinear") and quantization_of(source) == known for source in sources)
 
 
 def _data(node: gs.Node) -> list[gs.Tensor]:

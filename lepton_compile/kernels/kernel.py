@@ -26,6 +26,7 @@ class Machine:
         l1_bytes: Size of the level-1 data cache of a core.
         l2_bytes: Size of the level-2 cache of a core.
         threads: Threads that share a kernel's work.
+        fused_multiply_add: Whether there is an instruction that multiplies and adds with one rounding.
         dot_products: Whether an instruction adds products of four unsigned and four signed bytes to each int32 lane.
     """
 
@@ -34,6 +35,7 @@ class Machine:
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 512 * 1024
     threads: int = 1
+    fused_multiply_add: bool = False
     dot_products: bool = False
 
 

@@ -102,6 +102,7 @@ def machine_of(target: Target) -> Machine:
         l1_bytes=resources.l1d_bytes,
         l2_bytes=resources.l2_bytes,
         threads=resources.threads,
+        fused_multiply_add=target.has_fma,
         dot_products=target.has_dot_products,
     )
 

@@ -64,6 +64,11 @@ class Quantized:
         """The type of the integers."""
         return str(self.values.dtype)
 
+    @property
+    def of_bytes(self) -> bool:
+        """Whether they are bytes of one scale and zero point."""
+        return self.scale.size == self.zero.size == 1 and self.dtype in ("uint8", "int8")
+
 
 class Scope:
     """The values of a region: which tensors are in memory, known, or still open.

@@ -80,3 +80,9 @@ def test_wider_integers_stay(rewriting, declines):
         {"s": WEIGHTS["s"]},
     )
     declines(QuantizedMovement(), graph)
+
+
+def test_a_chain_is_moved_at_once(rewriting, declines):
+    moving = " ".join(f"m{i} = Transpose <perm = [0, 1, 3, 2]> ({'d' if i == 0 else f'm{i - 1}'})" for i in range(50))
+    graph = rewriting.graph(text(moving + " m = Flatten (m49)"), WEIGHTS)
+    declines(QuantizedMovement(), rewriting.rewritten(QuantizedMovement(), graph))

@@ -7,10 +7,10 @@ in TE for types and shapes that the family does not take.
 from lepton_compile.lowering.anchors import (  # noqa: F401  (they register their operators)
     concatenation,
     convolution,
-    dequantization,
     normalization,
     pooling,
     products,
+    quantization,
     recurrent,
     transposed_convolution,
 )

@@ -58,7 +58,7 @@ def convolution(
     windows = convolution_windows(operation, spatial, kernel)
     shape = output_shape(operation, batch, outputs, windows)
     depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
-    stored = image.values if image is not None and image.scale.size == image.zero.size == 1 else x
+    stored = image.values if image is not None and image.of_bytes else x
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine

@@ -34,7 +34,7 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         vectors; sums that could overflow.
     """
     weights = signed_weights(scope, w, 0) if scope.builder.machine.dot_products else None
-    if weights is None or x.scale.size != 1 or x.dtype not in ("uint8", "int8"):
+    if weights is None or not x.of_bytes:
         return None
     builder, machine = scope.builder, scope.builder.machine
     batch, channels, *spatial = shape_of(x.values)
@@ -55,7 +55,7 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open(shape, "int32", Anchor(builder.blocked, emit))
-    zero = int(x.zero) + (SIGN if x.dtype == "int8" else 0)
+    zero = int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
     if zero:
         sums = _without_zero_point(scope, sums, zero * weights.astype(np.int64).sum(axis=1), windows)
     scale = (np.float32(x.scale.item()) * w.scale.astype(np.float32)).reshape(-1)

@@ -35,7 +35,7 @@ def quantized_product(scope: Scope, a: Quantized, b: Quantized, *, transposed: b
         have no instruction for it; a right operand that is computed or not of two axes; an inner axis that is no
         multiple of four; what `signed_weights` does not take; sums that could overflow.
     """
-    if not scope.builder.machine.dot_products or a.scale.size != 1 or a.dtype not in ("uint8", "int8"):
+    if not scope.builder.machine.dot_products or not a.of_bytes:
         return None
     known = signed_weights(scope, b, 0 if transposed else 1)
     if known is None or known.ndim != 2:
@@ -56,7 +56,7 @@ def quantized_product(scope: Scope, a: Quantized, b: Quantized, *, transposed: b
         builder.call(definition, [left, right, *sources], [result], scope.nodes)
 
     sums = scope.open([*rows, columns], "int32", Anchor(PLAIN, emit))
-    zero = int(a.zero) + (SIGN if a.dtype == "int8" else 0)
+    zero = int(a.zero.item()) + (SIGN if a.dtype == "int8" else 0)
     offsets = scope.constant((zero * weights.astype(np.int64).sum(axis=0)).astype(np.int32).reshape(1, -1))
     scales = (np.float32(a.scale.item()) * b.scale.astype(np.float32)).reshape(-1)
     factors = scope.constant(np.broadcast_to(scales, (columns,)).reshape(1, -1).copy())

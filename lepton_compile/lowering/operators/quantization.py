@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from tvm import te, tirx
 
-from lepton_compile.kernels.vector_math import f32, let
+from lepton_compile.kernels.vector_math import let
 from lepton_compile.lowering.operators.pointwise import (
     cast,
     dtype_of,
@@ -19,8 +18,6 @@ from lepton_compile.lowering.operators.reduction import maximum, minimum, reduce
 from lepton_compile.lowering.operators.registry import Operation, operator
 from lepton_compile.lowering.operators.shape import numpy_name
 
-# Reciprocals of float32 numbers between this and its reciprocal are far from overflow and from losing precision.
-_SMALLEST_SCALE = 1e-30
 _SUPPORTED = ("int8", "uint8", "int16", "uint16", "int32")
 
 
@@ -58,11 +55,6 @@ def quantize_linear(node: Operation, x: te.Tensor, scale: te.Tensor, zero_point:
     to = node.attribute("output_dtype", 0)
     dtype = dtype_of(zero_point) if zero_point is not None else numpy_name(to) if to else "uint8"
     _require_supported(node, dtype)
-    known, zero = node.constants[1], node.constants[2] if zero_point is not None else np.zeros((), dtype)
-    if known is not None and zero is not None and known.size == zero.size == 1 and dtype_of(x) == "float32":
-        step, offset = float(known.astype(np.float32).item()), int(zero.item())
-        if _SMALLEST_SCALE <= step <= 1 / _SMALLEST_SCALE:
-            return te.compute(x.shape, lambda *i: _quantized(load(x, *i), step, offset, dtype), name="quantize")
 
     def element(*i: tirx.Expr) -> tirx.Expr:
         value = cast(load(x, *i), "float32") / cast(_parameter(node, x, scale, i), "float32")
@@ -72,25 +64,6 @@ def quantize_linear(node: Operation, x: te.Tensor, scale: te.Tensor, zero_point:
         return saturated(rounded, dtype)
 
     return te.compute(x.shape, element, name="quantize")
-
-
-def _quantized(x: tirx.Expr, scale: float, zero: int, dtype: str) -> tirx.Expr:
-    """A float32 number quantized with known parameters.
-
-    It is clipped first, so that nothing overflows; and a division takes as long as ten multiplications. A quotient by
-    the reciprocal, corrected by its remainder, is the rounded one (Markstein, "Computation of elementary functions on
-    the IBM RISC System/6000 processor", 1990), as the remainder is exact in a fused multiply-add.
-    """
-    low, high = (f32((int(limit(dtype).value) - zero) * scale) for limit in (tirx.min_value, tirx.max_value))
-
-    def clipped(v: tirx.Expr) -> tirx.Expr:
-        return let(tirx.Select(v < low, low, v), lambda w: tirx.Select(w > high, high, w))
-
-    def quotient(v: tirx.Expr) -> tirx.Expr:
-        return let(v * f32(1 / scale), lambda q: q + (v - q * f32(scale)) * f32(1 / scale))
-
-    whole = cast(tirx.nearbyint(let(let(x, clipped), quotient)), "int32")
-    return cast(whole + zero if zero else whole, dtype)
 
 
 @operator("DequantizeLinear")

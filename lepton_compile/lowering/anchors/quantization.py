@@ -1,0 +1,82 @@
+"""QuantizeLinear without a division, and DequantizeLinear as what kernels of integers know of their operands."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te, tirx
+
+from lepton_compile.kernels.vector_math import f32, let
+from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.nodes import Array
+from lepton_compile.lowering.operators import OPERATORS, Operation
+from lepton_compile.lowering.region import Quantized, Scope
+
+# Float32 numbers between this and its reciprocal have reciprocals of full precision, and products far from overflow.
+_SMALLEST_SCALE = 1e-30
+
+
+@anchor("QuantizeLinear")
+def quantization(
+    scope: Scope, operation: Operation, x: te.Tensor, scale: te.Tensor, zero_point: te.Tensor | None = None
+) -> Lowered:
+    """QuantizeLinear of float32 with one known scale, where the processor has a fused multiply-add."""
+    step = scope.literal_or_known(scale)
+    zero = np.zeros((), np.uint8) if zero_point is None else scope.literal_or_known(zero_point)
+    if not scope.builder.machine.fused_multiply_add or step is None or zero is None or step.dtype != np.float32:
+        return None
+    if step.size != 1 or zero.size != 1 or str(x.dtype) != "float32" or operation.attribute("output_dtype", 0):
+        return None
+    if zero.dtype.name not in ("uint8", "int8", "uint16", "int16"):
+        return None
+    factor, offset, dtype = float(step.item()), int(zero.item()), zero.dtype.name
+    if not _SMALLEST_SCALE <= factor <= 1 / _SMALLEST_SCALE:
+        return None
+    return te.compute(x.shape, lambda *i: _quantized(x(*i), factor, offset, dtype), name="quantize")
+
+
+def _quantized(x: tirx.Expr, scale: float, zero: int, dtype: str) -> tirx.Expr:
+    """A float32 number quantized with known parameters.
+
+    It is clipped first, so that nothing overflows; and a division takes as long as ten multiplications. A quotient by
+    the reciprocal, corrected by its remainder, is the rounded one (Markstein, "Computation of elementary functions on
+    the IBM RISC System/6000 processor", 1990), as the remainder is exact in a fused multiply-add.
+    """
+    low, high = (f32((int(limit(dtype).value) - zero) * scale) for limit in (tirx.min_value, tirx.max_value))
+
+    def clipped(v: tirx.Expr) -> tirx.Expr:
+        return let(tirx.Select(v < low, low, v), lambda w: tirx.Select(w > high, high, w))
+
+    def quotient(v: tirx.Expr) -> tirx.Expr:
+        return let(v * f32(1 / scale), lambda q: q + (v - q * f32(scale)) * f32(1 / scale))
+
+    whole = tirx.nearbyint(let(let(x, clipped), quotient)).astype("int32")
+    return (whole + zero if zero else whole).astype(dtype)
+
+
+@anchor("DequantizeLinear")
+def dequantization(
+    scope: Scope, operation: Operation, x: te.Tensor, scale: te.Tensor, zero_point: te.Tensor | None = None
+) -> Lowered:
+    """DequantizeLinear to float32, of one scale or one for each place on an axis."""
+    factor = scope.literal_or_known(scale)
+    zero = np.zeros((), str(x.dtype)) if zero_point is None else scope.literal_or_known(zero_point)
+    if factor is None or zero is None or operation.attribute("block_size", 0) or factor.dtype != np.float32:
+        return None
+    axis = int(operation.attribute("axis", 1)) % max(1, len(x.shape))
+    known = scope.literal_or_known(x)
+    if known is None or known.dtype.kind not in "iu":
+        made = OPERATORS["DequantizeLinear"](operation, x, scale, zero_point)
+        assert isinstance(made, te.Tensor)
+    else:
+        made = scope.constant(_dequantized(known, factor, zero, axis))
+    return scope.dequantize(made, Quantized(x, factor, zero, axis))
+
+
+def _dequantized(values: Array, scale: Array, zero: Array, axis: int) -> Array:
+    """(x - zero point) * scale, as the kernel computes it."""
+    along = [-1 if place == axis else 1 for place in range(values.ndim)]
+    factor = scale.reshape(along) if scale.size > 1 else scale.reshape(())
+    offset = zero.reshape(along) if zero.size > 1 else zero.reshape(())
+    wide = np.int64 if values.dtype.itemsize >= 4 else np.int32
+    centred = values.astype(wide) - offset.astype(wide)
+    return np.asarray(centred.astype(np.float32) * factor)
