@@ -25,12 +25,13 @@ LOCAL_BYTES = 1 << 20
 _TRANSFORM = tirx.transform
 
 # LowerTVMBuiltin is left out on purpose: it would turn local buffers past 1024 bytes into heap allocations through
-# TVM's runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Simplifying
-# before flattening drops the bounds checks of tiles that divide; after vectorising, the index arithmetic of every lane.
+# TVM's runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Flattening
+# comes first, which makes one address of indices that were split from one: simplified on their own, their remainders
+# stay. Simplifying drops the bounds checks of tiles that divide; after vectorising, the index arithmetic of every lane.
 _LOWER = tvm.ir.transform.Sequential(
     [
-        _TRANSFORM.StmtSimplify(),
         _TRANSFORM.FlattenBuffer(),
+        _TRANSFORM.StmtSimplify(),
         _TRANSFORM.BF16ComputeLegalize(),
         _TRANSFORM.NarrowDataType(32),
         _TRANSFORM.VectorizeLoop(True),

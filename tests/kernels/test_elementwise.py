@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels.layouts import assert_close, from_blocks, to_blocks
 from tvm import te, tirx
 
+from lepton_compile.codegen.kernels import _LOWER, plain_function
 from lepton_compile.kernels import vector_math
 from lepton_compile.kernels.elementwise import Part, elementwise, merged_axes
 from lepton_compile.kernels.kernel import Machine, Source
@@ -129,6 +131,17 @@ def merged(
 ) -> list[list[int]]:
     variables = [tirx.Var(f"i{axis}", "int32") for axis in range(len(shape))]
     return merged_axes(value(*variables), variables, list(shape), list(whole or shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 320, 320), (2, 5, 7, 11), (6, 4096)])
+def test_axes_that_merge_are_one_address(shape: tuple[int, ...], target) -> None:
+    """A remainder in the index of a lane would make a store of every single element."""
+    x = te.placeholder(shape, "float32", name="x")
+    zero = tirx.const(0, "float32")
+    y = te.compute(shape, lambda *i: tirx.Cast("uint8", tirx.Select(x(*i) < zero, zero, x(*i))), name="y")
+    definition = elementwise(y, PLAIN, [Source(x, PLAIN)], Machine(16, 32))
+    lowered = _LOWER(tvm.IRModule({"kernel": plain_function(definition.function, "kernel", target)}))
+    assert "%" not in str(lowered["kernel"].body)
 
 
 def test_axes_that_are_walked_alike_merge() -> None:

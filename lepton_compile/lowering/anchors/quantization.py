@@ -13,6 +13,8 @@ from lepton_compile.lowering.region import Quantized, Scope
 
 # Float32 numbers between this and its reciprocal have reciprocals of full precision, and products far from overflow.
 _SMALLEST_SCALE = 1e-30
+# Float32 numbers near this one are whole, and neighbours.
+_WHOLE = 1.5 * 2**23
 
 
 @anchor("QuantizeLinear")
@@ -37,20 +39,21 @@ def quantization(
 def _quantized(x: tirx.Expr, scale: float, zero: int, dtype: str) -> tirx.Expr:
     """A float32 number quantized with known parameters.
 
-    It is clipped first, so that nothing overflows; and a division takes as long as ten multiplications. A quotient by
-    the reciprocal, corrected by its remainder, is the rounded one (Markstein, "Computation of elementary functions on
-    the IBM RISC System/6000 processor", 1990), as the remainder is exact in a fused multiply-add.
+    It is clipped first, NaN to the lowest, so that nothing overflows; and a division takes as long as ten
+    multiplications. A quotient by the reciprocal, corrected by its remainder, is the rounded one (Markstein,
+    "Computation of elementary functions on the IBM RISC System/6000 processor", 1990), as the remainder is exact in a
+    fused multiply-add. Added to 1.5 * 2^23 it is rounded to a whole number, halves to even, which are the last bits.
     """
     low, high = (f32((int(limit(dtype).value) - zero) * scale) for limit in (tirx.min_value, tirx.max_value))
 
     def clipped(v: tirx.Expr) -> tirx.Expr:
-        return let(tirx.Select(v < low, low, v), lambda w: tirx.Select(w > high, high, w))
+        return let(tirx.Select(v > low, v, low), lambda w: tirx.Select(w < high, w, high))
 
     def quotient(v: tirx.Expr) -> tirx.Expr:
         return let(v * f32(1 / scale), lambda q: q + (v - q * f32(scale)) * f32(1 / scale))
 
-    whole = tirx.nearbyint(let(let(x, clipped), quotient)).astype("int32")
-    return (whole + zero if zero else whole).astype(dtype)
+    bits = tirx.reinterpret("int32", let(let(x, clipped), quotient) + f32(_WHOLE))
+    return (bits - (int(np.float32(_WHOLE).view(np.int32)) - zero)).astype(dtype)
 
 
 @anchor("DequantizeLinear")

@@ -39,12 +39,12 @@ def _require_supported(node: Operation, dtype: str) -> None:
 
 
 def saturated(x: tirx.Expr, dtype: str) -> tirx.Expr:
-    """A whole float as an integer type, clipped to its range."""
+    """A whole float as an integer type, clipped to its range; NaN as the lowest, as onnxruntime has it."""
     kind = str(x.expr_ty())
     low, high = (tirx.const(float(limit(dtype).value), kind) for limit in (tirx.min_value, tirx.max_value))
 
     def clipped(v: tirx.Expr) -> tirx.Expr:
-        return let(tirx.Select(v < low, low, v), lambda w: tirx.Select(w > high, high, w))
+        return let(tirx.Select(v > low, v, low), lambda w: tirx.Select(w < high, w, high))
 
     return cast(cast(let(x, clipped), "int32"), dtype)
 

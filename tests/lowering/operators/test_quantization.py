@@ -14,7 +14,7 @@ from lepton_compile.target import resolve_target
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
 def test_quantize_rounds_half_to_even_and_saturates(compare, dtype):
-    x = np.array([0, 0.25, 0.75, -0.25, 1.25, 1e6, -1e6, np.inf, -np.inf], np.float32)
+    x = np.array([0, 0.25, 0.75, -0.25, 1.25, 1e6, -1e6, np.inf, -np.inf, np.nan], np.float32)
     compare("QuantizeLinear", x, np.array(0.5, np.float32), np.array(3, dtype))
 
 
