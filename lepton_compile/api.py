@@ -10,9 +10,10 @@ from pathlib import Path
 
 import onnx
 
-from lepton_compile.codegen import generate, workers
+from lepton_compile.codegen import Library, generate, workers
 from lepton_compile.codegen.names import identifier
-from lepton_compile.lowering import check_size, lower
+from lepton_compile.errors import BudgetError
+from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
@@ -87,12 +88,19 @@ def compile(
     graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
     report("choosing kernels", 0, 1)
     symbol = identifier(name or _name(model, graph))
-    program, taken = tuned(
-        lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order), target, tuning, line
-    )
-    record = json.loads(plan.to_json())
-    library = generate(program, target, model_hash=_hash(model), plan=record, tuning=taken.to_record(), progress=line)
-    check_size(library.path.stat().st_size, target.budget)
+    record, digest = json.loads(plan.to_json()), _hash(model)
+
+    def build(exact: bool) -> Library:
+        program, taken = tuned(
+            lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact), target, tuning, line
+        )
+        return generate(program, target, model_hash=digest, plan=record, tuning=taken.to_record(), progress=line)
+
+    library = build(exact_order)
+    if not exact_order and oversize(library.path.stat().st_size, target.budget):
+        library = build(True)  # what kernels with larger weights made too large
+    if problem := oversize(library.path.stat().st_size, target.budget):
+        raise BudgetError(problem)
     return CompiledModel(library.folder, threads=threads, keep=library)
 
 

@@ -143,7 +143,7 @@ typedef enum {name}_status {{
 typedef void (*{name}_task)(void *task_context, int32_t begin, int32_t end);
 
 /* Runs task(task_context, ...) over disjoint ranges that together are [0, blocks), in any order and on any threads, and
- * returns when all are done. */
+ * returns when all are done. A task needs 1 MiB of stack. */
 typedef void (*{name}_parallel_for)(void *context, {name}_task task, void *task_context, int32_t blocks);
 
 /* All zero is a good choice. */

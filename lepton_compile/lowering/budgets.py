@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lepton_compile.errors import BudgetError
 from lepton_compile.lowering.program import Program
 
 if TYPE_CHECKING:
     from lepton_compile.target import Budget
 
 
-def check_size(nbytes: int, budget: Budget) -> None:
-    """Hold the size of a library's file against a budget.
-
-    Raises:
-        BudgetError: It is larger.
-    """
-    if budget.size_bytes is not None and nbytes > budget.size_bytes:
-        raise BudgetError(f"the library takes {nbytes} bytes, and the budget for its size is {budget.size_bytes}")
+def oversize(nbytes: int, budget: Budget) -> str | None:
+    """By what a library's file is over the budget for its size, in one line; None if it is not."""
+    if budget.size_bytes is None or nbytes <= budget.size_bytes:
+        return None
+    return f"the library takes {nbytes} bytes, and the budget for its size is {budget.size_bytes}"
 
 
 def excess(program: Program, budget: Budget, available: int | None = None) -> str | None:
     """By what a program is over a budget, or over the memory that a target has, in one line; None if it is not.
 
-    This much can be said before there is code: a library is its weights and its code; what a run needs in memory is the
-    weights and the arena.
+    This much can be said before there is code: a library is its weights and its code.
     """
     weights = sum(values.nbytes for values in program.weights.values())
     if budget.size_bytes is not None and weights > budget.size_bytes:
         return f"the weights alone take {weights} bytes, and the budget for the library's size is {budget.size_bytes}"
-    needed = weights + program.memory.arena_bytes
-    if budget.memory_bytes is not None and needed > budget.memory_bytes:
-        return f"a run takes {needed} bytes of memory, weights included, and the budget is {budget.memory_bytes}"
+    if budget.memory_bytes is not None and program.peak_bytes > budget.memory_bytes:
+        return (
+            f"a run takes {program.peak_bytes} bytes of memory, weights included, and the budget is "
+            f"{budget.memory_bytes}"
+        )
     if available is not None and program.peak_bytes > available:
         return (
             f"a run takes {program.peak_bytes} bytes of memory, {weights} of them for weights and "

@@ -24,6 +24,9 @@ Run: TypeAlias = Callable[[Arrays], dict[str, npt.NDArray[Any]]]
 # What pip has to install for each, by the name that Python imports.
 _NEEDS = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}
 
+# Seconds after which an engine is taken to hang.
+_SECONDS = 600
+
 PEERS = tuple(_NEEDS)
 """The engines' names."""
 
@@ -77,17 +80,12 @@ def _require_survival(engine: str, model: Path, inputs: Arrays, threads: int) ->
     with tempfile.TemporaryDirectory(prefix="lepton-peer-") as folder:
         arrays = Path(folder) / "inputs.npz"
         np.savez(arrays, *inputs.values())
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            engine,
-            str(model),
-            str(arrays),
-            json.dumps(list(inputs)),
-            str(threads),
-        ]
-        status = subprocess.run(command, capture_output=True, check=False).returncode
+        arguments = [engine, str(model), str(arrays), json.dumps(list(inputs)), str(threads)]
+        command = [sys.executable, "-P", "-m", __name__, *arguments]
+        try:
+            status = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS).returncode
+        except subprocess.TimeoutExpired as error:
+            raise LeptonError(f"{engine} does not load and run the model within {_SECONDS} s", engine=engine) from error
     if status < 0:
         raise LeptonError(f"{engine} crashes on the model ({signal.Signals(-status).name})", engine=engine)
 

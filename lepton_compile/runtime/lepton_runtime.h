@@ -109,11 +109,18 @@ static inline int32_t lepton_processors(void) {
 
 static inline int lepton_is_aligned(const void *pointer) { return (uintptr_t)pointer % LEPTON_ALIGNMENT == 0; }
 
-/* The machine's memory in bytes; SIZE_MAX where it is not known. */
+/* The machine's memory in bytes, or what the control group at the top grants of it; SIZE_MAX where it is not known. */
 static inline size_t lepton_memory(void) {
   const long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
-  if (pages < 1 || bytes < 1 || (size_t)pages > SIZE_MAX / (size_t)bytes) return SIZE_MAX;
-  return (size_t)pages * (size_t)bytes;
+  size_t memory = SIZE_MAX;
+  if (pages > 0 && bytes > 0 && (size_t)pages <= SIZE_MAX / (size_t)bytes) memory = (size_t)pages * (size_t)bytes;
+  long long limit = 0, unused = 0;
+  if ((lepton_read_numbers("/sys/fs/cgroup/memory.max", &limit, &unused) > 0 ||
+       lepton_read_numbers("/sys/fs/cgroup/memory/memory.limit_in_bytes", &limit, &unused) > 0) &&
+      limit > 0 && (unsigned long long)limit < memory) {
+    memory = (size_t)limit;
+  }
+  return memory;
 }
 
 /* Memory for an arena of `bytes` bytes, to be freed with free(); NULL when there is not that much.
@@ -124,7 +131,7 @@ static inline size_t lepton_memory(void) {
 static inline void *lepton_arena_create(size_t bytes) {
   void *arena = NULL;
   const size_t alignment = bytes < LEPTON_HUGE_PAGE ? LEPTON_ALIGNMENT : LEPTON_HUGE_PAGE;
-  if (bytes > lepton_memory() || posix_memalign(&arena, alignment, bytes > 0 ? bytes : 1) != 0) return NULL;
+  if ((alignment == LEPTON_HUGE_PAGE && bytes > lepton_memory()) || posix_memalign(&arena, alignment, bytes > 0 ? bytes : 1) != 0) return NULL;
 #ifdef MADV_HUGEPAGE
   if (alignment == LEPTON_HUGE_PAGE) (void)madvise(arena, bytes, MADV_HUGEPAGE); /* advice: it may be refused */
 #endif

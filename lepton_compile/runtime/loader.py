@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 _FORMAT = 1  # of the folder, as its manifest states it
 _WARM_UP_SECONDS = 0.1
+_MAX_INSTANCES = 2  # that a handle keeps, for numbers of threads that take turns
 _MAX_THREADS = 256  # LEPTON_MAX_THREADS of the runtime, which takes no more than there are processors anyway
 
 ALIGNMENT = 64
@@ -450,6 +451,9 @@ class CompiledModel:
         """The instance with this many threads, made on its first use."""
         count = self._threads if threads is None else checked_threads(threads)
         if count not in self._instances:
+            while len(self._instances) >= _MAX_INSTANCES:
+                del self._instances[next(iter(self._instances))]  # the oldest, with its memory and threads
+
             self._instances[count] = self.create_instance(threads)
         return self._instances[count]
 
@@ -538,9 +542,11 @@ def checked_threads(threads: int | None) -> int:
     """The number for the library, where 0 stands for one per processor."""
     if threads is None:
         return 0
+    if not isinstance(threads, int | np.integer) or isinstance(threads, bool):
+        raise LeptonError(f"threads is {threads!r}; it must be a whole number, at least 1", threads=threads)
     if threads < 1:
         raise LeptonError(f"threads is {threads}; it must be at least 1", threads=threads)
-    return min(threads, _MAX_THREADS)
+    return min(int(threads), _MAX_THREADS)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

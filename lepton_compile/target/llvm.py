@@ -85,7 +85,7 @@ def _hint(name: str, names: set[str]) -> str:
 @functools.cache
 def _ask(question: str) -> tuple[dict[str, list[str]], str]:
     """What the worker answers; and what LLVM said when it compiled for the target, if it did not like it."""
-    command = [sys.executable, "-m", "lepton_compile.target.llvm_worker", question]
+    command = [sys.executable, "-P", "-m", "lepton_compile.target.llvm_worker", question]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -61,8 +61,11 @@ def add_to_cache(path: Path, table: TuningTable) -> None:
                 warnings.simplefilter("ignore")  # whoever asked for the cache was told
                 merged = read_cache(path).merged(table)
             handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(merged.to_record(), stream, indent=1, sort_keys=True)
-            Path(beside).replace(path)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                    json.dump(merged.to_record(), stream, indent=1, sort_keys=True)
+                Path(beside).replace(path)
+            finally:
+                Path(beside).unlink(missing_ok=True)
     except OSError as error:
         warnings.warn(f"the tuning cache {path} cannot be written: {error}", stacklevel=2)

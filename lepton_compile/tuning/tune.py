@@ -52,11 +52,21 @@ def tuned(
         asked = MODEL
     if asked != MEASURE:
         table = TuningTable() if asked == MODEL else TuningTable.read(asked)
-        return _taken(lower(table), table)
+        program = lower(table)
+        left = [] if asked == MODEL else [problem for problem in program.problems if _is_open(problem, table)]
+        if left:
+            warnings.warn(
+                f"the tuning file {asked} is of another target, version or model: it does not say how to compute "
+                f"{len(left)} of {len(program.problems)} kernels, which the model of costs decides",
+                stacklevel=3,
+            )
+        return _taken(program, table)
     path = cache_file(target)
     table = TuningTable() if path is None else read_cache(path)
     program = lower(table)
     unknown = [problem for problem in program.problems if _is_open(problem, table)]
+    if any(problem.key in table.taken for problem in unknown):
+        warnings.warn(f"the tuning cache {path} is of another machine or version; it is measured anew", stacklevel=3)
     if unknown:
         from lepton_compile.tuning.measure import measure
 

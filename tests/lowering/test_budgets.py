@@ -53,9 +53,8 @@ def test_exact_order_adds_up_products(convolution: Model) -> None:
 @pytest.mark.parametrize("kind", ["size_bytes", "memory_bytes"])
 def test_a_budget_that_transformed_weights_exceed_leaves_them_out(convolution: Model, kind: str) -> None:
     program = lowered(convolution)
-    needed = sum(values.nbytes for values in program.weights.values())
-    if kind == "memory_bytes":
-        needed += program.memory.arena_bytes
+    weights = sum(values.nbytes for values in program.weights.values())
+    needed = program.peak_bytes if kind == "memory_bytes" else weights
     met, missed = (lowered(convolution, budget=Budget(**{kind: amount})) for amount in (needed, needed - 1))
     assert only_choice(met).taken.startswith("winograd")
     assert only_choice(missed).taken.startswith("direct")
@@ -79,6 +78,14 @@ def test_an_impossible_budget_says_what_is_needed(convolution: Model, budget: Bu
 def test_the_code_counts_too(convolution: Model) -> None:
     with pytest.raises(lc.BudgetError, match="and the budget for its size is 37000"):
         lc.compile(convolution.proto(), budget=Budget(size_bytes=37_000))
+
+
+def test_code_beside_transformed_weights_makes_them_be_left_out(convolution: Model) -> None:
+    """A library that only its code makes too large is built again, without what makes it large."""
+    large = lc.compile(convolution.proto(), tuning="model").manifest["library"]["bytes"]
+    small = lc.compile(convolution.proto(), tuning="model", budget=Budget(size_bytes=large - 1))
+    assert small.manifest["library"]["bytes"] < large
+    assert all(choice["taken"].startswith("direct") for choice in small.manifest["choices"])
 
 
 def test_a_budget_for_latency_is_refused(convolution: Model) -> None:

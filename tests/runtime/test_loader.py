@@ -82,8 +82,18 @@ def test_threads_are_handed_on(folder: Path) -> None:
     for threads in (0, -1):
         with pytest.raises(LeptonError, match=f"threads is {threads}; it must be at least 1"):
             load(folder, threads=threads)
+    for wrong in ("2", 2.5, True):
+        with pytest.raises(LeptonError, match=r"it must be a whole number, at least 1"):
+            load(folder, threads=wrong)  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="scale can not be set up: ninety-nine"):
         model.run(arguments, threads=99)
+
+
+def test_few_instances_are_kept(folder: Path) -> None:
+    model = load(folder)
+    for threads in range(1, 9):
+        assert model.run({"image": image(), "factor": np.int64(1)}, threads=threads)["threads"] == threads
+    assert len(model._instances) == 2
 
 
 def test_any_memory_will_do(folder: Path) -> None:

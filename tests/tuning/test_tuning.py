@@ -143,7 +143,19 @@ def test_what_a_file_names_wrongly_is_left_to_the_model(proto, tmp_path: Path) -
     ((key, _),) = taken(free).items()
     path = tmp_path / "tuning.json"
     path.write_text(json.dumps(TuningTable({}, {key: "of another version"}).to_record()))
-    assert taken(lc.compile(proto, tuning=path)) == taken(free)
+    with pytest.warns(UserWarning, match="is of another target, version or model: .* 1 of 1 kernels"):
+        assert taken(lc.compile(proto, tuning=path)) == taken(free)
+
+
+def test_a_cache_of_another_machine_is_measured_anew_with_a_warning(proto, own_cache: Path) -> None:
+    first = taken(lc.compile(proto, tuning="measure"))
+    (key,) = first
+    (path,) = own_cache.rglob("*.json")
+    path.write_text(json.dumps(TuningTable({key: {"strange": 1e-3}}, {key: "strange"}).to_record()))
+    with pytest.warns(UserWarning, match="is of another machine or version"):
+        again = taken(lc.compile(proto, tuning="measure"))
+    assert again.keys() == first.keys()
+    assert TuningTable.read(path).taken == again
 
 
 def test_other_machines_cannot_be_measured(proto) -> None:

@@ -43,7 +43,7 @@ typedef enum toy_status {
 typedef void (*toy_task)(void *task_context, int32_t begin, int32_t end);
 
 /* Runs task(task_context, ...) over disjoint ranges that together are [0, blocks), in any order and on any threads, and
- * returns when all are done. */
+ * returns when all are done. A task needs 1 MiB of stack. */
 typedef void (*toy_parallel_for)(void *context, toy_task task, void *task_context, int32_t blocks);
 
 /* All zero is a good choice. */
