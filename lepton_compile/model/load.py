@@ -19,6 +19,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from lepton_compile.errors import ModelError, UnsupportedOperator, UnsupportedOperatorError
 from lepton_compile.model.from_onnx import Array, array_from_onnx, default_opset
 from lepton_compile.model.graph import check
+from lepton_compile.model.group_normalization import spell_out
 from lepton_compile.model.to_onnx import LARGE_ELEMENTS
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -65,6 +66,9 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, dict[str, Array]]:
     _use_short_domain(proto)
     weights = _detach_weights(proto, folder, source if isinstance(source, onnx.ModelProto) else proto)
     _load_inner_data(proto, folder)
+    for holder in (proto, *proto.functions):
+        body = holder.graph if isinstance(holder, onnx.ModelProto) else holder
+        spell_out(body, default_opset(holder.opset_import))
     _require_known_operators(proto)
     _complete_outputs(proto)
     check(proto)

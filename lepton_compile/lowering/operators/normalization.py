@@ -74,21 +74,6 @@ def instance_normalization(node: Operation, x: te.Tensor, scale: te.Tensor, bias
     return convert(_affine(result, _per_channel(scale, rank), _per_channel(bias, rank)), dtype_of(x))
 
 
-@operator("GroupNormalization")
-def group_normalization(node: Operation, x: te.Tensor, scale: te.Tensor, bias: te.Tensor) -> te.Tensor:
-    """Groups of channels by their own statistics; scale and bias per channel (per group before opset 21)."""
-    shape = shape_of(x)
-    groups, channels, rank = int(node.attribute("num_groups")), shape[1], len(shape)
-    grouped = reshape_to(widen(x), (shape[0], groups, channels // groups, *shape[2:]))
-    result, *_ = _standardised(grouped, range(2, rank + 1), node.attribute("epsilon", 1e-5))
-    if shape_of(scale)[0] == channels:
-        return convert(
-            _affine(reshape_to(result, shape), _per_channel(scale, rank), _per_channel(bias, rank)), dtype_of(x)
-        )
-    scaled = _affine(result, _per_channel(scale, rank + 1), _per_channel(bias, rank + 1))
-    return convert(reshape_to(scaled, shape), dtype_of(x))
-
-
 @operator("LayerNormalization")
 def layer_normalization(
     node: Operation, x: te.Tensor, scale: te.Tensor, bias: te.Tensor | None = None
