@@ -10,7 +10,7 @@ import typer
 
 import lepton_compile
 from lepton_compile.cli.arrays import read_inputs
-from lepton_compile.cli.options import write_text
+from lepton_compile.cli.options import require_writable, write_text
 from lepton_compile.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def bench(
     from lepton_compile.measuring.page import page
     from lepton_compile.measuring.tables import engine_rows, family_rows, step_rows
 
+    files = [path for path in (json_file, html_file) if path is not None]
+    for path in files:
+        require_writable(path)
     measured = lepton_compile.bench(
         folder,
         threads=threads,
@@ -74,9 +77,8 @@ def bench(
         write_text(json_file, json.dumps(measured.to_json(), indent=1) + "\n")
     if html_file is not None:
         write_text(html_file, page(measured))
-    for path in (json_file, html_file):
-        if path is not None:
-            typer.echo(f"wrote {path}")
+    for path in files:
+        typer.echo(f"wrote {path}")
 
 
 def _print(table: Rows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -101,6 +102,19 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise typer.BadParameter(f"cannot write {path}: {reason(error)}") from error
+
+
+def require_writable(path: Path) -> None:
+    """Say before any work is done that a file cannot be written.
+
+    Raises:
+        typer.BadParameter: It cannot.
+    """
+    if path.is_dir():
+        raise typer.BadParameter(f"cannot write {path}: it is a folder")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        there = path.exists() or path.absolute().parent.is_dir()
+        raise typer.BadParameter(f"cannot write {path}: {'permission denied' if there else 'there is no such folder'}")
 
 
 def reason(error: Exception) -> str:

@@ -97,7 +97,7 @@ def bench(
         TargetError: The folder is for another machine.
     """
     if not 0 <= seconds < float("inf"):
-        raise LeptonError(f"seconds is {seconds:g}; it must be at least 0", seconds=seconds)
+        raise LeptonError(f"seconds is {seconds:g}; it must be a number of at least 0", seconds=seconds)
     require_peers(against)
     count = min(checked_threads(threads) or processors(), processors())
     compiled = load(folder, threads=count)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lepton_compile
 from lepton_compile.measuring import bench as benching
 from lepton_compile.measuring import peers
 from lepton_compile.measuring.roofline import Roofline
@@ -78,6 +79,12 @@ def test_wrong_input_is_one_line(lepton, folder, tmp_path, monkeypatch, argument
     assert outcome.code == 2
     assert outcome.err.count("error: ") == 1 and "Traceback" not in outcome.err
     assert part in outcome.err
+
+
+def test_files_are_tried_before_anything_is_measured(lepton, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(lepton_compile, "bench", lambda *_, **__: pytest.fail("it measured"))
+    for wrong in (tmp_path, tmp_path / "nowhere" / "b.html"):
+        assert lepton("bench", folder, "--html", wrong).code == 2
 
 
 def test_an_engine_that_is_not_installed(lepton, folder, monkeypatch):

@@ -106,7 +106,7 @@ def test_what_can_not_be_measured_is_one_line(folder: Path, model_file: Path, tm
     other.write_bytes(model_file.read_bytes() + b"\x00")
     for arguments, message in (
         ({"threads": 0}, "threads is 0; it must be at least 1"),
-        ({"seconds": -1.0}, "seconds is -1; it must be at least 0"),
+        ({"seconds": -1.0}, "seconds is -1; it must be a number of at least 0"),
         ({"seconds": float("nan")}, "seconds is nan"),
         (
             {"against": ["torch"]},
