@@ -41,12 +41,9 @@ class Dequantization(Pass):
         for node, readers in list(_shared(graph)):
             made = node.outputs[0]
             for reader in readers[1:]:
-                scope = uses.scope(node)
                 copy = gs.Variable(uses.fresh_name(made.name), made.dtype, made.shape)
-                scope.nodes.insert(
-                    scope.nodes.index(node) + 1,
-                    gs.Node(node.op, uses.fresh_name(node.name), dict(node.attrs), list(node.inputs), [copy]),
-                )
+                name = uses.fresh_name(node.name)
+                uses.insert_after(node, gs.Node(node.op, name, dict(node.attrs), list(node.inputs), [copy]))
                 for place, tensor in enumerate(reader.inputs):
                     if tensor is made:
                         reader.inputs[place] = copy

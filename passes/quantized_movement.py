@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Operators whose results are elements of their first input, as they are.
 _MOVING = frozenset(
-    ("DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    ("DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
      "Tile", "Transpose", "Unsqueeze")
 )  # fmt: skip
 

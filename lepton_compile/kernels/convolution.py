@@ -47,7 +47,6 @@ from lepton_compile.kernels.register_tile import (
     TileShape,
     rank_tiles,
     step_cycles,
-    unrolls,
 )  # fmt: skip
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
@@ -306,10 +305,10 @@ class Emitter:
         """One tile, its first pixel at `begin` on the innermost axis."""
         registers = self.registers(tiles.width)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
-        if self.cost > UNROLLED_EPILOGUE and str(self.epilogue.result.dtype) != registers.dtype:
-            return self.tile_by_way(place, begin, registers, reduce)
-        if unrolls(self.cost, self.epilogue):
+        if self.cost <= UNROLLED_EPILOGUE:
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
+        if str(self.epilogue.result.dtype) != registers.dtype:
+            return self.tile_by_way(place, begin, registers, reduce)
 
         def raw_store(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
             return self.store_lanes(place, b, self.pixel(place, begin + t), raw)

@@ -27,7 +27,6 @@ from lepton_compile.kernels.register_tile import (
     StoredTile,
     TileShape,
     choose_tile,
-    unrolls,
 )
 
 Number = TypeVar("Number", bound=np.generic)
@@ -191,10 +190,10 @@ class Emitter:
         """One tile of `width` rows from `begin` on."""
         registers = self.registers(width)
         reduce = self.reduce(place, begin, width, registers)
-        if self.cost > UNROLLED_EPILOGUE and str(self.epilogue.result.dtype) != registers.dtype:
-            return self.tile_by_way(place, begin, registers, reduce)
-        if unrolls(self.cost, self.epilogue):
+        if self.cost <= UNROLLED_EPILOGUE:
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.row(begin + t), raw))
+        if str(self.epilogue.result.dtype) != registers.dtype:
+            return self.tile_by_way(place, begin, registers, reduce)
 
         def again(t: tirx.Expr) -> tirx.Stmt:
             row = self.row(begin + t)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from lepton_compile.kernels.kernel import Epilogue, Machine
+from lepton_compile.kernels.kernel import Machine
 from lepton_compile.kernels.loops import allocate, load, local, register, sequence, serial, store, vectorized
 
 MULTIPLIERS = 2  # multiply-adds that start in a cycle
@@ -78,14 +78,6 @@ def rank_tiles(columns: int, blocks: int, machine: Machine) -> list[TileShape]:
         if c * b + b + 1 <= machine.registers
     ]
     return sorted(candidates, key=lambda shape: (cycles(shape), shape.columns * shape.blocks))
-
-
-def unrolls(cost: int, epilogue: Epilogue) -> bool:
-    """Whether an epilogue of this many operations is code for every register of the tile.
-
-    The alternative stores the tile as it is and goes over it again, for which the result has to be of its type.
-    """
-    return cost <= UNROLLED_EPILOGUE or str(epilogue.result.dtype) != str(epilogue.anchor.dtype)
 
 
 class RegisterTile:

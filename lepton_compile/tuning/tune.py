@@ -50,11 +50,12 @@ def tuned(
         if tuning:
             raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
         asked = MODEL
+    if asked == MODEL:
+        return _taken(lower(TuningTable()), TuningTable())
     if asked != MEASURE:
-        table = TuningTable() if asked == MODEL else TuningTable.read(asked)
+        table = TuningTable.read(asked)
         program = lower(table)
-        left = [] if asked == MODEL else [problem for problem in program.problems if _is_open(problem, table)]
-        if left:
+        if left := [problem for problem in program.problems if _is_open(problem, table)]:
             warnings.warn(
                 f"the tuning file {asked} is of another target, version or model: it does not say how to compute "
                 f"{len(left)} of {len(program.problems)} kernels, which the model of costs decides",

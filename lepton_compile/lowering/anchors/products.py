@@ -24,8 +24,7 @@ def matrix_product(scope: Scope, operation: Operation, a: te.Tensor, b: te.Tenso
     """MatMul of at least two axes on either side."""
     if str(a.dtype) != "float32" or len(a.shape) < 2 or len(b.shape) < 2:
         return None
-    left, right = scope.quantized(a), scope.quantized(b)
-    summed = quantized_product(scope, left, right) if left is not None and right is not None else None
+    summed = quantized_product(scope, a, b)
     return product(scope, a, b) if summed is None else summed
 
 
@@ -37,10 +36,9 @@ def general_product(
     if str(a.dtype) != "float32":
         return None
     alpha, beta = float(operation.attribute("alpha", 1.0)), float(operation.attribute("beta", 1.0))
-    left, right = scope.quantized(a), scope.quantized(b)
     multiplied = None
-    if left is not None and right is not None and not operation.attribute("transA", 0):
-        multiplied = quantized_product(scope, left, right, transposed=bool(operation.attribute("transB", 0)))
+    if not operation.attribute("transA", 0):
+        multiplied = quantized_product(scope, a, b, transposed=bool(operation.attribute("transB", 0)))
     if multiplied is None and operation.attribute("transB", 0):
         known = scope.literal_or_known(b)
         original = b

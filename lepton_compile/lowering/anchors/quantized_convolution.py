@@ -13,10 +13,10 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import integer_convolution as kernel
 from lepton_compile.kernels.convolution import convolution_of
-from lepton_compile.kernels.dot_product import LARGEST_SUM, SIGN
+from lepton_compile.kernels.dot_product import LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
-from lepton_compile.lowering.anchors.quantized_weights import signed_weights
+from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
@@ -55,11 +55,10 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open(shape, "int32", Anchor(builder.blocked, emit))
-    zero = int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
+    zero = unsigned_zero(x)
     if zero:
         sums = _without_zero_point(scope, sums, zero * weights.astype(np.int64).sum(axis=1), windows)
-    scale = (np.float32(x.scale.item()) * w.scale.astype(np.float32)).reshape(-1)
-    factors = scope.constant(np.broadcast_to(scale, (outputs,)).reshape(1, -1, *(1 for _ in spatial)).copy())
+    factors = scope.constant(scales_of_sums(x, w, outputs).reshape(1, -1, *(1 for _ in spatial)))
     ones = [0] * len(spatial)
     return te.compute(shape, lambda n, c, *at: sums(n, c, *at).astype("float32") * factors(0, c, *ones), name="scaled")
 

@@ -12,30 +12,31 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import integer_matmul as kernel
-from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM, SIGN
+from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
-from lepton_compile.lowering.anchors.quantized_weights import signed_weights
+from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
 from lepton_compile.lowering.program import Buffer
-from lepton_compile.lowering.region import Anchor, Quantized, Scope
+from lepton_compile.lowering.region import Anchor, Scope
 
 
-def quantized_product(scope: Scope, a: Quantized, b: Quantized, *, transposed: bool = False) -> te.Tensor | None:
+def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transposed: bool = False) -> te.Tensor | None:
     """The product of dequantized matrices.
 
     Args:
         scope: The region.
-        a: The left operand, of shape (rows..., inner).
-        b: The right operand, of shape (inner, columns), or (columns, inner) if `transposed`.
-        transposed: See `b`.
+        left: The left operand, of shape (rows..., inner).
+        right: The right operand, of shape (inner, columns), or (columns, inner) if `transposed`.
+        transposed: See `right`.
 
     Returns:
-        The float32 result, over an anchor that is still open; None where the family does not take it: processors that
-        have no instruction for it; a right operand that is computed or not of two axes; an inner axis that is no
-        multiple of four; what `signed_weights` does not take; sums that could overflow.
+        The float32 result, over an anchor that is still open; None where the family does not take it: operands that are
+        not dequantized; processors that have no instruction for it; a right operand that is computed or not of two
+        axes; an inner axis that is no multiple of four; what `signed_weights` does not take; sums that could overflow.
     """
-    if not scope.builder.machine.dot_products or not a.of_bytes:
+    a, b = scope.quantized(left), scope.quantized(right)
+    if a is None or b is None or not scope.builder.machine.dot_products or not a.of_bytes:
         return None
     known = signed_weights(scope, b, 0 if transposed else 1)
     if known is None or known.ndim != 2:
@@ -50,16 +51,15 @@ def quantized_product(scope: Scope, a: Quantized, b: Quantized, *, transposed: b
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder = scope.builder
-        left = scope.in_layout(a.values, PLAIN)
-        right = builder.weight(kernel.pack_right(weights, shapes, machine))
-        definition = kernel.integer_matmul(shapes, Source(a.values, left.layout), epilogue, machine)
-        builder.call(definition, [left, right, *sources], [result], scope.nodes)
+        source = scope.in_layout(a.values, PLAIN)
+        packed = builder.weight(kernel.pack_right(weights, shapes, machine))
+        definition = kernel.integer_matmul(shapes, Source(a.values, source.layout), epilogue, machine)
+        builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open([*rows, columns], "int32", Anchor(PLAIN, emit))
-    zero = int(a.zero.item()) + (SIGN if a.dtype == "int8" else 0)
+    zero = unsigned_zero(a)
     offsets = scope.constant((zero * weights.astype(np.int64).sum(axis=0)).astype(np.int32).reshape(1, -1))
-    scales = (np.float32(a.scale.item()) * b.scale.astype(np.float32)).reshape(-1)
-    factors = scope.constant(np.broadcast_to(scales, (columns,)).reshape(1, -1).copy())
+    factors = scope.constant(scales_of_sums(a, b, columns).reshape(1, -1))
 
     def element(*at: tirx.Expr) -> tirx.Expr:
         total = sums(*at) - offsets(0, at[-1]) if zero else sums(*at)

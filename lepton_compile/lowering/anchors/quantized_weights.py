@@ -1,9 +1,10 @@
-"""Weights that come as bytes, as kernels take them."""
+"""Weights and scales of operands that come as bytes, as kernels take them."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from lepton_compile.kernels.dot_product import SIGN
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.region import Quantized, Scope
 
@@ -27,3 +28,14 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
     zero = w.zero.reshape(along) if w.zero.size > 1 else w.zero.reshape(())
     centred = known.astype(np.int32) - zero.astype(np.int32)
     return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
+
+
+def unsigned_zero(x: Quantized) -> int:
+    """The zero point of an operand of one, in the unsigned bytes that kernels make of it."""
+    return int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
+
+
+def scales_of_sums(x: Quantized, w: Quantized, outputs: int) -> Array:
+    """What one stands for in sums of products of an operand of one scale with weights, for each output; float32."""
+    scales = np.float32(x.scale.item()) * w.scale.astype(np.float32)
+    return np.broadcast_to(scales.reshape(-1), (outputs,)).copy()
