@@ -12,14 +12,17 @@ import onnx
 
 from lepton_compile.codegen import Library, generate, workers
 from lepton_compile.codegen.names import identifier
-from lepton_compile.errors import BudgetError
+from lepton_compile.errors import BudgetError, CalibrationError
+from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.metrics import Metric, metric_of
+from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
-from lepton_compile.planning import Plan, adapt
+from lepton_compile.planning import Plan, adapt, finish
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
-from lepton_compile.tuning import tuned
+from lepton_compile.tuning import Stopwatch, tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -31,6 +34,8 @@ def compile(
     *,
     name: str | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    calibration: Data | None = None,
+    metric: str | Mapping[str, str] | Metric | None = None,
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     threads: int | None = None,
@@ -49,11 +54,18 @@ def compile(
             its content as a mapping, or a `Target`.
         name: Prefix of the library's symbols and name of its files; by default that of the model's file or graph.
         shapes: Sizes of the inputs that have dynamic dimensions.
+        calibration: Samples of real inputs, which let approximate passes (quantization) take part: two thirds of them
+            calibrate, and the others judge what is lost. Arrays, an .npz file, a folder of .npy or .npz files, an
+            iterable, or a callable; see `lepton_compile.evaluation.samples`. They never leave the process.
+        metric: What may not drop by more than `budget.max_drop`: "top1", "cosine", "relative_error", one of these for
+            each output by name, or a function of answers and what is expected; see `lepton_compile.evaluation.metrics`.
+            None: "cosine".
         passes: The passes that may take part; None: all.
         plan: Replay what an earlier compilation decided.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
-            that buy speed with larger weights are left out where they would exceed it.
+            that buy speed with larger weights are left out where they would exceed it. And how much of the metric it
+            may lose, instead of what the target's policy says.
         tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
             the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
@@ -70,6 +82,7 @@ def compile(
         ModelError, ShapeError: The model cannot be read, or its shapes are not known.
         UnsupportedOperatorError: It uses operators that cannot be compiled.
         BudgetError: It takes more memory than the target has, or than its budget allows.
+        CalibrationError: The calibration data, or the metric, cannot be used.
         TargetError: There is no such target.
         PassError: A pass broke the model.
         BudgetError: The library, or a run of it, takes more than the budget.
@@ -85,16 +98,39 @@ def compile(
     workers()  # so that their import of TVM overlaps with what comes before the kernels
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)
-    graph, plan = adapt(graph, target, passes=passes, plan=plan, verify=verify, dump=dump, progress=line)
-    report("choosing kernels", 0, 1)
     symbol = identifier(name or _name(model, graph))
+    stopwatch = Stopwatch(target, tuning, line)
+
+    def measure(candidate: Graph) -> Mapping[str, float]:
+        ready = finish(candidate, target, passes=passes)
+        return stopwatch.seconds(
+            ready, lambda table: lower(ready, target, symbol, tuning=table.taken, exact_order=exact_order)
+        )
+
+    contract = None
+    if calibration is not None:
+        contract = Contract(calibration, *metric_of(metric), target.policy.max_drop)
+    elif metric is not None:
+        raise CalibrationError("a metric judges samples: give calibration data with it")
+    graph, plan = adapt(
+        graph,
+        target,
+        contract=contract,
+        measure=measure,
+        passes=passes,
+        plan=plan,
+        verify=verify,
+        dump=dump,
+        progress=line,
+    )
+    report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 
     def build(exact: bool) -> Library:
         program, taken = tuned(
             lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact), target, tuning, line
         )
-        return generate(program, target, model_hash=digest, plan=record, tuning=taken.to_record(), progress=line)
+        return generate(program, target, model_hash=digest, plan=record, tuning=taken.merged(stopwatch.table).to_record(), progress=line)
 
     library = build(exact_order)
     if not exact_order and oversize(library.path.stat().st_size, target.budget):

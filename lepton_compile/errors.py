@@ -10,6 +10,7 @@ from lepton_compile.runtime.loader import BuildError, LeptonError, ModelError, S
 __all__ = [
     "BudgetError",
     "BuildError",
+    "CalibrationError",
     "LeptonError",
     "ModelError",
     "PassError",
@@ -60,6 +61,10 @@ class UnsupportedOperatorError(ModelError):
 
 class BudgetError(LeptonError):
     """The model cannot be brought within the budget that was given."""
+
+
+class CalibrationError(LeptonError):
+    """The calibration data, the labels or the metric cannot be used."""
 
 
 class PassError(BuildError):

@@ -15,18 +15,11 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.patterns import Uses, has_output, is_operator, producer, scopes, summary
-from lepton_compile.rewriting.quantization import quantization_of
+from lepton_compile.rewriting.patterns import Uses, is_operator, producer, scopes, summary
+from lepton_compile.rewriting.quantization import moved_by, quantization_of
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
-
-# Operators whose results are elements of their first input, as they are.
-_MOVING = frozenset(
-    ("DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
-     "Tile", "Transpose", "Unsqueeze")
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class QuantizedMovement(Pass):
@@ -53,7 +46,7 @@ class QuantizedMovement(Pass):
 
 
 def _move(node: gs.Node, uses: Uses) -> None:
-    sources = [source for tensor in _data(node) if (source := producer(tensor)) is not None]
+    sources = [source for tensor in moved_by(node) if (source := producer(tensor)) is not None]
     first = sources[0]
     for place, source in enumerate(sources):
         node.inputs[place] = source.inputs[0]
@@ -68,28 +61,12 @@ def _move(node: gs.Node, uses: Uses) -> None:
 
 def _reads_integers(node: gs.Node) -> bool:
     """Whether a node moves elements, or takes the largest, of what was dequantized with the same parameters."""
-    if not _moves(node):
-        return False
-    sources = [producer(tensor) for tensor in _data(node)]
-    known = quantization_of(sources[0])
+    sources = [producer(tensor) for tensor in moved_by(node)]
+    known = quantization_of(sources[0]) if sources else None
     # onnxruntime moves bytes by any of these operators, wider integers by some.
     if known is None or known.dtype not in ("uint8", "int8"):
         return False
     return all(is_operator(source, "DequantizeLinear") and quantization_of(source) == known for source in sources)
-
-
-def _data(node: gs.Node) -> list[gs.Tensor]:
-    """The inputs whose elements the results are."""
-    return list(node.inputs) if node.op == "Concat" else list(node.inputs[:1])
-
-
-def _moves(node: gs.Node) -> bool:
-    if is_operator(node, "MaxPool"):
-        return not has_output(node, 1)
-    if is_operator(node, "Resize"):
-        mode = str(node.attrs.get("mode", "nearest"))
-        return mode == "nearest" and str(node.attrs.get("coordinate_transformation_mode")) != "tf_crop_and_resize"
-    return is_operator(node, "Concat", *_MOVING)
 
 
 def _is_unread(node: gs.Node, uses: Uses) -> bool:

@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lepton_compile.errors import ModelError
-from lepton_compile.model.execution import evaluate
+from lepton_compile.model.execution import Session, evaluate
 from lepton_compile.model.from_onnx import graph_from_onnx
 from lepton_compile.model.replica import replicate
 from lepton_compile.model.shapes import infer_types
@@ -186,6 +186,17 @@ class Graph:
         """
         model = self._to_model(weights=False, types=False)
         return evaluate(model, {**self.large_weights(), **inputs}, outputs, optimise=optimise)
+
+    def session(self, outputs: Sequence[str] | None = None) -> Session:
+        """The graph made ready by onnxruntime, and optimised, to be run on many inputs.
+
+        Args:
+            outputs: Names of outputs or of inner tensors of the main graph that runs may ask for.
+
+        Raises:
+            ModelError: onnxruntime refuses the model, or it is larger than 2 GB.
+        """
+        return Session(self._to_model(weights=True, types=False), outputs, optimise=True)
 
 
 def check(model: onnx.ModelProto) -> None:

@@ -11,10 +11,11 @@ from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
 from lepton_compile.planning.plan import Plan, structure_of
 from lepton_compile.rewriting.manager import replay_steps, run_passes
-from lepton_compile.rewriting.passes import Context, Pass
+from lepton_compile.rewriting.passes import Context, Pass, Stage
 from lepton_compile.rewriting.registry import configure, create_pass, registered_passes
 
 if TYPE_CHECKING:
+    from lepton_compile.evaluation.contract import Contract
     from lepton_compile.target import Target
 
 
@@ -22,7 +23,8 @@ def adapt(
     graph: Graph,
     target: Target,
     *,
-    contract: object | None = None,
+    contract: Contract | None = None,
+    measure: Callable[[Graph], Mapping[str, float]] | None = None,
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     verify: bool = False,
@@ -35,6 +37,7 @@ def adapt(
         graph: The imported graph; it is left as it is.
         target: What the model is compiled for.
         contract: What approximate passes run under; None: exact passes only.
+        measure: Seconds of the steps of a graph on the target, by their nodes; see `Context`.
         passes: The passes that take part; None: every registered one. Exactly these are considered, in the manager's
             order and to its fixpoint; an empty sequence leaves the graph as it is. Each is a name ("dead_nodes"), a
             text with settings ("my_pass{width=4}"), or an instance, which need not be registered. With settings the
@@ -49,7 +52,7 @@ def adapt(
         PassError: A pass failed or broke the model; it is named.
         LeptonError: A pass of `passes` or `plan` does not exist or has no such settings; the plan is for another model.
     """
-    context = Context(contract=contract)
+    context = Context(contract, measure)
     folder = None if dump is None else Path(dump)
     structure = structure_of(graph)
     if plan is not None:
@@ -60,6 +63,12 @@ def adapt(
     chosen = choose_passes(passes)
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
     return adapted, Plan(taken, declined, structure)
+
+
+def finish(graph: Graph, target: Target, *, passes: Sequence[str | Pass] | None = None) -> Graph:
+    """What becomes of a graph that an approximate pass has in mind: the exact passes from its stage on run."""
+    later = [rewrite for rewrite in choose_passes(passes) if rewrite.exact and rewrite.stage is not Stage.CANONICALISE]
+    return run_passes(graph, later, target)[0]
 
 
 def choose_passes(passes: Sequence[str | Pass] | None) -> list[Pass]:

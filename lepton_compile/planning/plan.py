@@ -50,6 +50,7 @@ class Plan:
                     "reason": step.reason,
                     "refusals": list(step.refusals),
                     "exact": step.exact,
+                    "findings": dict(step.findings),
                 }
                 for step in self.steps
             ],
@@ -59,6 +60,7 @@ class Plan:
                     "stage": answer.stage.value,
                     "reason": answer.reason,
                     "refusals": list(answer.refusals),
+                    "findings": dict(answer.findings),
                 }
                 for answer in self.declined
             ],
@@ -85,6 +87,7 @@ class Plan:
                         reason=str(step["reason"]),
                         refusals=tuple(map(str, step["refusals"])),
                         exact=bool(step["exact"]),
+                        findings=_mapping(step.get("findings", {})),
                     )
                     for step in record["steps"]
                 ),
@@ -94,6 +97,7 @@ class Plan:
                         stage=Stage(answer["stage"]),
                         reason=str(answer["reason"]),
                         refusals=tuple(map(str, answer["refusals"])),
+                        findings=_mapping(answer.get("findings", {})),
                     )
                     for answer in record["declined"]
                 ),
@@ -105,5 +109,5 @@ class Plan:
 
 def _mapping(settings: object) -> Mapping[str, object]:
     if not isinstance(settings, dict):
-        raise TypeError("settings must be an object")
+        raise TypeError("settings and findings must be objects")
     return settings

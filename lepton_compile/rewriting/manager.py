@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
-from lepton_compile.errors import PassError
+from lepton_compile.errors import CalibrationError, PassError
 from lepton_compile.model import Graph
 from lepton_compile.model.from_onnx import name_nodes
 from lepton_compile.rewriting.equality import same_graph
@@ -40,6 +40,7 @@ class Step:
         reason: Why it proposed itself.
         refusals: The places that it left alone, each with why.
         exact: Whether it keeps the model's values.
+        findings: What it rested on, as JSON values.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Step:
     reason: str
     refusals: tuple[str, ...] = ()
     exact: bool = True
+    findings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,14 @@ class Declined:
         stage: Its stage.
         reason: Why it had nothing (more) to do.
         refusals: The places that it left alone, each with why.
+        findings: What the answer rested on, as JSON values.
     """
 
     name: str
     stage: Stage
     reason: str
     refusals: tuple[str, ...] = ()
+    findings: Mapping[str, object] = field(default_factory=dict)
 
 
 def run_passes(
@@ -103,7 +107,9 @@ def run_passes(
     passes = list(passes)
     for stage in Stage:
         answers = _settle(chain, ordered([rewrite for rewrite in passes if rewrite.stage is stage]), target, context)
-        declined += [Declined(name, stage, answer.reason, answer.refusals) for name, answer in answers.items()]
+        declined += [
+            Declined(name, stage, answer.reason, answer.refusals, answer.findings) for name, answer in answers.items()
+        ]
     return chain.graph, tuple(chain.steps), tuple(declined)
 
 
@@ -119,7 +125,7 @@ def replay_steps(
     """Run earlier steps again, in their order; nothing is proposed or decided. Arguments as for `run_passes`."""
     chain = _Chain(graph, context or Context(), _verification(graph) if verify else None, dump, progress)
     for rewrite, step in rewrites:
-        chain.run(rewrite, step.reason, step.refusals)
+        chain.run(rewrite, Proposal(rewrite, step.reason, step.refusals, step.findings))
     return chain.graph
 
 
@@ -156,7 +162,7 @@ def _settle(chain: _Chain, passes: Sequence[Pass], target: Target, context: Cont
         for rewrite in passes:
             answer = _proposal(rewrite, chain.graph, target, context)
             if isinstance(answer, Proposal):
-                if chain.run(answer.rewrite, answer.reason, answer.refusals):
+                if chain.run(answer.rewrite, answer):
                     unchanged = 0
                     continue
                 answer = Decline(f"it changed nothing though it proposed: {answer.reason}", answer.refusals)
@@ -178,6 +184,8 @@ def _proposal(rewrite: Pass, graph: Graph, target: Target, context: Context) -> 
     """What the pass answers, with an answer that cannot be used turned into an error or a refusal."""
     try:
         answer: object = rewrite.propose(graph, target, context)
+    except CalibrationError:
+        raise  # the user's data or metric, not the pass
     except Exception as error:
         message = f"failed while proposing: {_text(error)}"
         raise PassError(rewrite.name, message, stage=rewrite.stage.value) from error
@@ -209,10 +217,10 @@ class _Chain:
         self._dump = dump
         self._progress = progress
 
-    def run(self, rewrite: Pass, reason: str, refusals: tuple[str, ...]) -> bool:
+    def run(self, rewrite: Pass, proposal: Proposal) -> bool:
         """Run one pass on a copy, check the result and take it over; False when the pass changed nothing."""
         if self._progress is not None:
-            self._progress(f"{rewrite.stage.value}: {rewrite.name}: {reason}")
+            self._progress(f"{rewrite.stage.value}: {rewrite.name}: {proposal.reason}")
         stage = rewrite.stage.value
         try:
             result: object = rewrite.run(self.graph.copy(), self._context)
@@ -225,7 +233,17 @@ class _Chain:
             return False
         if why := why_invalid(self.graph, result):
             raise PassError(rewrite.name, why, stage=stage)
-        self.steps.append(Step(rewrite.name, rewrite.stage, rewrite.settings(), reason, refusals, rewrite.exact))
+        self.steps.append(
+            Step(
+                rewrite.name,
+                rewrite.stage,
+                rewrite.settings(),
+                proposal.reason,
+                proposal.refusals,
+                rewrite.exact,
+                proposal.findings,
+            )
+        )
         if self._dump is not None:
             self._dump.mkdir(parents=True, exist_ok=True)
             onnx.save_model(result.to_model(), self._dump / f"{len(self.steps):02d}-{stage}-{rewrite.name}.onnx")

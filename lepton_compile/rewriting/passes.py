@@ -10,13 +10,14 @@ import dataclasses
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from lepton_compile.model import Graph
 
 if TYPE_CHECKING:
+    from lepton_compile.evaluation.contract import Contract
     from lepton_compile.target import Target
 
 
@@ -39,11 +40,12 @@ class Context:
     Attributes:
         contract: Calibration data, metric and maximum drop, which approximate passes run under; None: exact passes
             only.
-        measure: Seconds that one run of a graph takes on the target, where it can be measured.
+        measure: Seconds that the steps of a run of a graph take on the target, measured or predicted; each by the names
+            of the nodes that it computes, a line each.
     """
 
-    contract: object | None = None
-    measure: Callable[[Graph], float] | None = None
+    contract: Contract | None = None
+    measure: Callable[[Graph], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Proposal:
         reason: Why, in one line.
         refusals: The places that look like its pattern but that it leaves alone, and why
             ("conv_12: weight is shared with conv_40").
+        findings: What it rests on, for the report, as JSON values; never a sample of the user's data.
     """
 
     rewrite: Pass
     reason: str
     refusals: tuple[str, ...] = ()
+    findings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,12 @@ class Decline:
     Attributes:
         reason: Why, in one line.
         refusals: The places that look like its pattern but that it leaves alone, and why.
+        findings: What the answer rests on, for the report, as JSON values.
     """
 
     reason: str
     refusals: tuple[str, ...] = ()
+    findings: Mapping[str, object] = field(default_factory=dict)
 
 
 class Pass(ABC):
@@ -111,7 +117,7 @@ class Pass(ABC):
     def settings(self) -> dict[str, object]:
         """The fields of this pass by name, as JSON values."""
         fields: tuple[dataclasses.Field[object], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
-        return {field.name: getattr(self, field.name) for field in fields}
+        return {each.name: getattr(self, each.name) for each in fields}
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.settings().items())

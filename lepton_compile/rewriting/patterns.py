@@ -176,8 +176,15 @@ class Uses:
 
     def insert_after(self, node: gs.Node, new: gs.Node) -> None:
         """Put `new` right behind `node`, in its scope."""
+        self._insert(node, new, 1)
+
+    def insert_before(self, node: gs.Node, new: gs.Node) -> None:
+        """Put `new` right before `node`, in its scope."""
+        self._insert(node, new, 0)
+
+    def _insert(self, node: gs.Node, new: gs.Node, distance: int) -> None:
         scope = self.scope(node)
-        scope.nodes.insert(_position(scope.nodes, node) + 1, new)
+        scope.nodes.insert(_position(scope.nodes, node) + distance, new)
         self._scope[id(new)] = scope
 
 

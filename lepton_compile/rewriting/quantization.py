@@ -1,4 +1,4 @@
-"""What QuantizeLinear and DequantizeLinear say, where it is known and one scale holds for the whole tensor."""
+"""What QuantizeLinear and DequantizeLinear say, where it is known and one scale holds for the whole tensor; what moves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lepton_compile.rewriting.patterns import constant, is_operator, operand
+from lepton_compile.rewriting.patterns import constant, has_output, is_operator, operand
 
 # Between this and its reciprocal, float32 scales times bytes are far from where float32 loses precision or overflows.
 _SMALLEST_SCALE = 1e-30
+# Operators whose results are elements of their first input, as they are.
+_MOVING = frozenset(
+    ("DepthToSpace", "Expand", "Flatten", "Gather", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+     "Tile", "Transpose", "Unsqueeze")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,17 @@ def quantization_of(node: gs.Node | None) -> Quantization | None:
     if not _SMALLEST_SCALE <= scale.item() <= 1 / _SMALLEST_SCALE:
         return None
     return Quantization(float(scale.item()), int(zero.item()), dtype.name)
+
+
+def moved_by(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs whose elements the results of a node are, as they are or the largest of some; none of other nodes."""
+    if is_operator(node, "Concat"):
+        return list(node.inputs)
+    if is_operator(node, "MaxPool"):
+        moves = not has_output(node, 1)
+    elif is_operator(node, "Resize"):
+        mode = str(node.attrs.get("mode", "nearest"))
+        moves = mode == "nearest" and str(node.attrs.get("coordinate_transformation_mode")) != "tf_crop_and_resize"
+    else:
+        moves = is_operator(node, *_MOVING)
+    return list(node.inputs[:1]) if moves else []

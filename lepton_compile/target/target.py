@@ -66,11 +66,13 @@ class Budget:
         latency_s: Seconds that a run may take.
         memory_bytes: Peak memory of a run, weights included.
         size_bytes: Size of the library.
+        max_drop: The most that the metric of an accuracy contract may drop, in its own unit; instead of the policy's.
     """
 
     latency_s: float | None = None
     memory_bytes: int | None = None
     size_bytes: int | None = None
+    max_drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,11 @@ def with_budget(target: Target, budget: Budget | None) -> Target:
         return target
     if budget.latency_s is not None:
         raise BudgetError("a budget for latency is not kept yet; give it a size or memory")
-    given = {name: value for name, value in vars(budget).items() if value is not None}
-    return replace(target, budget=replace(target.budget, **given))
+    if budget.max_drop is not None and not budget.max_drop >= 0:
+        raise BudgetError(f"a metric may drop by 0 or more, not by {budget.max_drop}")
+    given = {name: value for name, value in vars(budget).items() if value is not None and name != "max_drop"}
+    drop = target.policy.max_drop if budget.max_drop is None else budget.max_drop
+    return replace(target, budget=replace(target.budget, **given), policy=replace(target.policy, max_drop=drop))
 
 
 def _quantities(kind: str, **amounts: float | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from lepton_compile.codegen import generate
 from lepton_compile.errors import BuildError
 from lepton_compile.lowering.choosing import Problem
 from lepton_compile.lowering.trials import trial_program
+from lepton_compile.measuring.inputs import random_values
 from lepton_compile.runtime.loader import load
 
 if TYPE_CHECKING:
@@ -45,13 +46,18 @@ def measure(
     if progress is not None:
         progress(f"measuring {len(trials)} algorithms for {len(problems)} kernels")
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for label, seconds in _profiled(library.folder).items():
+    for label, seconds in least_seconds(library.folder).items():
         key, name = trials[label]
         found[key][name] = seconds
     return dict(found)
 
 
-def _profiled(folder: Path) -> Mapping[str, float]:
+def least_seconds(folder: Path) -> Mapping[str, float]:
+    """Seconds of a library's steps, on one thread, each the least of `RUNS` runs; by the steps' nodes, a line each.
+
+    Raises:
+        BuildError: The library's process did not end well.
+    """
     command = [sys.executable, "-P", "-m", "lepton_compile.tuning.measure", str(folder)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
@@ -65,16 +71,17 @@ def _profiled(folder: Path) -> Mapping[str, float]:
 
 
 def main(folder: str) -> None:
-    """Profile a library of trials, and print the least seconds of each by its label.
+    """Profile a library, and print the least seconds of each of its steps.
 
-    The least, since whatever else the machine does only adds. Between two runs of a trial all the others run, which
-    fills the caches with their data, as a model's other layers would.
+    The least, since whatever else the machine does only adds. Between two runs of a step all the others run: of trials
+    they fill the caches with their data, as a model's other layers would.
     """
-    profile = load(folder).profile({}, runs=RUNS, threads=1)
+    model = load(folder)
+    profile = model.profile(random_values(model.inputs), runs=RUNS, threads=1)
     seconds: dict[str, float] = defaultdict(float)
     for number, step in enumerate(profile.steps):
         # The clock may not have moved during the shortest.
-        seconds[step["nodes"][0]] += max(1e-9, float(profile.step_seconds[:, number].min()))
+        seconds["\n".join(step["nodes"])] += max(1e-9, float(profile.step_seconds[:, number].min()))
     print(json.dumps(seconds))
 
 

@@ -45,11 +45,7 @@ def tuned(
         LeptonError: The file cannot be used, or measuring is asked for a machine other than this.
         BuildError: Measuring was asked for, not only the default, and the kernels could not be built or measured.
     """
-    asked = tuning or os.environ.get(DEFAULT_VARIABLE) or (MEASURE if target.name == "host" else MODEL)
-    if asked == MEASURE and (obstacle := target.host_obstacle()):
-        if tuning:
-            raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
-        asked = MODEL
+    asked = how_to_tune(target, tuning)
     if asked == MODEL:
         return _taken(lower(TuningTable()), TuningTable())
     if asked != MEASURE:
@@ -85,6 +81,20 @@ def tuned(
         table = table.merged(found)
         program = lower(table)
     return _taken(program, table)
+
+
+def how_to_tune(target: Target, tuning: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """What `tuned` does for this argument: "measure", "model", or a tuning file.
+
+    Raises:
+        LeptonError: Measuring is asked for a machine other than this.
+    """
+    asked = tuning or os.environ.get(DEFAULT_VARIABLE) or (MEASURE if target.name == "host" else MODEL)
+    if asked == MEASURE and (obstacle := target.host_obstacle()):
+        if tuning:
+            raise LeptonError(f"kernels for '{target.name}' cannot be measured on this machine: {obstacle}")
+        return MODEL
+    return asked
 
 
 def _is_open(problem: Problem, table: TuningTable) -> bool:

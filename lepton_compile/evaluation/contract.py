@@ -1,0 +1,266 @@
+"""The accuracy contract: samples, a metric, and how much of it a compiled model may lose.
+
+One sample in three is held out: it judges, and nothing is ever fitted to it. The others calibrate. All that leaves this
+module are statistics; samples are kept in memory alone, and only so many of them as `KEPT_BYTES` holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lepton_compile.errors import CalibrationError
+from lepton_compile.evaluation.histogram import Histogram
+from lepton_compile.evaluation.metrics import Metric
+from lepton_compile.evaluation.samples import Data, Sample, read_samples
+from lepton_compile.model import Graph
+from lepton_compile.model.execution import Session
+
+Array: TypeAlias = npt.NDArray[Any]
+
+HELD_OUT = 3
+"""Of so many samples one is held out."""
+KEPT_BYTES = 64 << 20
+"""What the samples and answers of each part may take, held out or not; of more, ones at equal distances are kept."""
+# What the inner tensors of one run may take, which onnxruntime hands out as copies.
+_FETCHED_BYTES = 128 << 20
+# Elements of one tensor and sample that go into a histogram; extremes are of all elements.
+_COUNTED = 1 << 16
+
+
+@dataclass
+class Statistics:
+    """What is known of a tensor's values over all samples that calibrate.
+
+    Attributes:
+        histogram: Counts of values.
+        lowest: The smallest value at each index of the channel axis.
+        highest: The largest value at each index of the channel axis.
+    """
+
+    histogram: Histogram
+    lowest: Array
+    highest: Array
+
+    def add(self, value: Array, axis: int) -> None:
+        """Count a tensor's values in one sample."""
+        flat = value.reshape(-1)
+        # An odd stride meets every index of axes of even sizes.
+        counted = flat[:: -(-flat.size // _COUNTED) | 1]
+        self.histogram.add(np.append(counted, (flat.min(), flat.max())))
+        others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
+        self.lowest = np.minimum(self.lowest, value.min(axis=others))
+        self.highest = np.maximum(self.highest, value.max(axis=others))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A sample, and what it is judged by.
+
+    Attributes:
+        sample: The sample.
+        answer: The original model's answer.
+    """
+
+    sample: Sample
+    answer: Mapping[str, Array]
+
+    @property
+    def expected(self) -> object:
+        """The label, or the original's answer where there is none."""
+        return self.answer if self.sample.label is None else self.sample.label
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a metric says of a model, beside the original, on the same samples.
+
+    Attributes:
+        original: The metric of the original.
+        value: The metric of the model.
+        error: Standard error of the difference, by the samples' scatter; by leaving one out at a time (jackknife, Efron
+            and Stein 1981) where the metric gives one number for all.
+        samples: How many samples judged.
+    """
+
+    original: float
+    value: float
+    error: float
+    samples: int
+
+    @property
+    def drop(self) -> float:
+        """By how much the metric is worse than the original's."""
+        return self.original - self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} of {self.original:.4f} (± {self.error:.4f} on {self.samples} samples)"
+
+
+class Contract:
+    """What approximate passes run under.
+
+    Args:
+        data: Samples, as `lepton_compile.evaluation.samples` reads them.
+        metric_name: The metric's name, for reports.
+        metric: See `lepton_compile.evaluation.metrics`.
+        max_drop: The most that the metric may drop, in its own unit.
+    """
+
+    def __init__(self, data: Data, metric_name: str, metric: Metric, max_drop: float) -> None:
+        self.metric_name = metric_name
+        self.max_drop = max_drop
+        self._data: Data | None = data
+        self._metric = metric
+        self._calibrating = _Kept()
+        self._held_out = _Kept()
+        self._originals: dict[int, tuple[float, ...]] = {}
+
+    def observe(self, graph: Graph, channel_axes: Mapping[str, int]) -> dict[str, Statistics]:
+        """Statistics of inner tensors over the samples that calibrate.
+
+        The first call reads all samples, each once. Later ones see those that were kept.
+
+        Args:
+            graph: The graph, of the original's values.
+            channel_axes: The float tensors, each with the axis that its channels lie along.
+
+        Raises:
+            CalibrationError: The samples cannot be used, or the metric cannot judge the original's answers.
+        """
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in graph.gs.tensors().values() if tensor.shape is not None}
+        found = {
+            name: Statistics(Histogram(), *(np.full(shapes[name][axis], end, np.float32) for end in (np.inf, -np.inf)))
+            for name, axis in channel_axes.items()
+        }
+        outputs = [tensor.name for tensor in graph.gs.outputs]
+        session = graph.session([*outputs, *(name for name in found if name not in outputs)])
+        parts = list(_parts({name: 4 * math.prod(shapes[name]) for name in found}))
+        for number, sample in enumerate(self._samples(graph)):
+            held_out = number % HELD_OUT == HELD_OUT - 1
+            if self._data is not None:
+                answer = session.run(sample.inputs, outputs)
+                (self._held_out if held_out else self._calibrating).add(Answered(sample, answer))
+                if held_out:
+                    continue
+            for part in parts:
+                for name, value in session.run(sample.inputs, part).items():
+                    _require_finite(name, value)
+                    found[name].add(value, channel_axes[name])
+        if self._data is not None:
+            self._data = None
+            self.judge_answers([each.answer for each in self._held_out.samples])
+        return found
+
+    def samples(self, most: int) -> Sequence[Answered]:
+        """Samples that calibrate, at most so many, at equal distances."""
+        kept = self._calibrating.samples
+        return kept[:: max(1, -(-len(kept) // most))]
+
+    def judge(self, graph: Graph, on: Sequence[Answered] | None = None) -> Judgement:
+        """What the metric says of a graph.
+
+        Args:
+            graph: The graph.
+            on: The samples to judge by; those that are held out by default.
+
+        Raises:
+            CalibrationError: The metric raises, or returns something else than finite numbers.
+        """
+        judging = self._held_out.samples if on is None else on
+        session = graph.session()
+        return self.judge_answers([session.run(each.sample.inputs) for each in judging], on)
+
+    def judge_answers(self, answers: Sequence[Mapping[str, Array]], on: Sequence[Answered] | None = None) -> Judgement:
+        """What the metric says of answers to samples; those that are held out by default. Errors as of `judge`."""
+        judging = self._held_out.samples if on is None else on
+        expected = [each.expected for each in judging]
+        original = [each.answer for each in judging]
+        value, original_value = self._call(answers, expected), self._call(original, expected)
+        count = len(judging)
+        if value.size > 1 or count == 1:
+            differences = original_value - value
+            error = float(differences.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0
+        else:
+            error = self._jackknife(answers, original, expected)
+        return Judgement(float(original_value.mean()), float(value.mean()), error, count)
+
+    def _jackknife(self, answers: Sequence[Any], original: Sequence[Any], expected: Sequence[Any]) -> float:
+        count = len(answers)
+
+        def without(items: Sequence[Any], place: int) -> list[Any]:
+            return [*items[:place], *items[place + 1 :]]
+
+        drops = np.array([
+            (self._call(without(original, place), without(expected, place)) - self._call(without(answers, place), without(expected, place))).item()
+            for place in range(count)
+        ])  # fmt: skip
+        return float(math.sqrt((count - 1) / count * ((drops - drops.mean()) ** 2).sum()))
+
+    def _call(self, answers: Sequence[Mapping[str, Array]], expected: Sequence[object]) -> npt.NDArray[np.float64]:
+        """The metric's numbers: one, or one for each sample."""
+        try:
+            made: object = self._metric(answers, expected)
+            values = np.asarray(made, np.float64).reshape(-1)
+        except CalibrationError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"the metric '{self.metric_name}' raised {type(error).__name__}: {error}") from error
+        if values.size not in (1, len(answers)):
+            raise CalibrationError(
+                f"the metric '{self.metric_name}' returned {values.size} numbers for {len(answers)} samples; return "
+                "one for all, or one for each"
+            )
+        if not np.isfinite(values).all():
+            raise CalibrationError(f"the metric '{self.metric_name}' returned {made!r:.60}; it has to be a finite number")
+        return values
+
+    def _samples(self, graph: Graph) -> Iterable[Sample]:
+        if self._data is not None:
+            return read_samples(self._data, graph)
+        return (each.sample for each in self._calibrating.samples)
+
+
+@dataclass
+class _Kept:
+    """Samples in as much memory as there is for them, at equal distances in the order they came."""
+
+    samples: list[Answered] = field(default_factory=list)
+    distance: int = 1
+    _seen: int = 0
+
+    def add(self, item: Answered) -> None:
+        if self._seen % self.distance == 0:
+            self.samples.append(item)
+            while len(self.samples) > 2 and sum(map(_nbytes, self.samples)) > KEPT_BYTES:
+                self.samples = self.samples[::2]
+                self.distance *= 2
+        self._seen += 1
+
+
+def _nbytes(item: Answered) -> int:
+    return item.sample.nbytes + sum(value.nbytes for value in item.answer.values())
+
+
+def _parts(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The tensors in parts that fit into memory together."""
+    part: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if part and total + size > _FETCHED_BYTES:
+            yield part
+            part, total = [], 0
+        part.append(name)
+        total += size
+    if part:
+        yield part
+
+
+def _require_finite(name: str, value: Array) -> None:
+    if not np.isfinite(value).all():
+        raise CalibrationError(f"the model computes NaN or infinities for '{name}' from the calibration data")

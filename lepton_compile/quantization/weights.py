@@ -1,0 +1,38 @@
+"""Weights as signed bytes, symmetric around 0, with a scale for each output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+LARGEST = 127
+"""The largest integer; -128 is left out, so that negation is exact."""
+
+
+def weight_scales(weights: Array, axis: int) -> npt.NDArray[np.float32]:
+    """The scale of each output: its largest weight is the largest integer; 1 where all are zero.
+
+    Args:
+        weights: float32.
+        axis: The axis that outputs lie along.
+    """
+    others = tuple(place for place in range(weights.ndim) if place != axis)
+    peaks = np.abs(weights).max(axis=others)
+    return np.where(peaks > 0, peaks / np.float32(LARGEST), 1).astype(np.float32)
+
+
+def rounded(weights: Array, scales: Array, axis: int) -> npt.NDArray[np.int8]:
+    """The nearest integers."""
+    along = [-1 if place == axis else 1 for place in range(weights.ndim)]
+    steps = np.rint(weights / scales.reshape(along))
+    return np.clip(steps, -LARGEST, LARGEST).astype(np.int8)
+
+
+def rounded_bias(bias: Array, scales: Array) -> npt.NDArray[np.int32]:
+    """A bias in the unit of the sums that it is added to, scales being those of the sums."""
+    limit = np.iinfo(np.int32).max
+    return np.clip(np.rint(bias.astype(np.float64) / scales), -limit, limit).astype(np.int32)

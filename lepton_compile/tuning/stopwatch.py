@@ -1,0 +1,116 @@
+"""How long each step of a graph takes, for decisions that no kernel alone can take.
+
+Like the measurements of single kernels, these are an input of a build: they stand in its tuning file, and a build that
+is given the file measures nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from lepton_compile.codegen import generate
+from lepton_compile.codegen.steps import describe_steps
+from lepton_compile.lowering import Program
+from lepton_compile.model import Graph
+from lepton_compile.planning import structure_of
+from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache
+from lepton_compile.tuning.table import TuningTable
+from lepton_compile.tuning.tune import MEASURE, MODEL, Lower, how_to_tune, tuned
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+# By the model of costs: multiply-adds that a core starts in a cycle, and bytes that it moves in one.
+_MULTIPLIERS = 2
+_BYTES_A_CYCLE = 16
+# Where the target does not say.
+_FREQUENCY = 2e9
+# Products of bytes that one instruction adds where another adds one of floats.
+_BYTES = 4
+
+
+class Stopwatch:
+    """Measures programs, or predicts what they take, and remembers.
+
+    Args:
+        target: What they are for.
+        tuning: As of `lepton_compile.tuning.tuned`.
+        progress: Called with a line of text at long steps.
+
+    Attributes:
+        table: What was measured, or predicted, of whatever was asked.
+    """
+
+    def __init__(
+        self, target: Target, tuning: str | os.PathLike[str] | None, progress: Callable[[str], None] | None = None
+    ) -> None:
+        self.table = TuningTable()
+        self._target = target
+        self._tuning = tuning
+        self._progress = progress
+
+    def seconds(self, graph: Graph, lower: Lower) -> Mapping[str, float]:
+        """Seconds of each step of a graph, by the names of its nodes, a line each.
+
+        Args:
+            graph: The graph, ready to be lowered.
+            lower: From the algorithms to take to its program.
+        """
+        names = "\n".join(node.name for node in graph.nodes())
+        key = f"steps of {hashlib.sha256(f'{structure_of(graph)} {names}'.encode()).hexdigest()[:32]}"
+        asked, path = how_to_tune(self._target, self._tuning), None
+        known = TuningTable()
+        if asked == MEASURE:
+            path = cache_file(self._target)
+            known = TuningTable() if path is None else read_cache(path)
+        elif asked != MODEL:
+            known = TuningTable.read(asked)
+        seconds = known.measured.get(key)
+        if seconds is None:
+            if asked not in (MEASURE, MODEL):
+                warnings.warn(f"the tuning file {asked} has no times of this graph; they are predicted", stacklevel=2)
+            program, _ = tuned(lower, self._target, self._tuning, self._progress)
+            seconds = self._measured(program) if asked == MEASURE else self._predicted(program)
+            if path is not None:
+                add_to_cache(path, TuningTable({key: seconds}))
+        self.table = self.table.merged(TuningTable({key: seconds}))
+        return seconds
+
+    def _measured(self, program: Program) -> Mapping[str, float]:
+        from lepton_compile.tuning.measure import least_seconds
+
+        library = generate(program, self._target, progress=self._progress)
+        return least_seconds(library.folder)
+
+    def _predicted(self, program: Program) -> Mapping[str, float]:
+        resources = self._target.resources
+        frequency = resources.frequency_hz or _FREQUENCY
+        peak = 2 * _MULTIPLIERS * self._target.vector_bytes // 4 * frequency
+        seconds: dict[str, float] = {}
+        for step in describe_steps(program):
+            computing = _number(step["operations"]) / peak
+            if str(step["family"]).startswith("integer"):
+                computing /= _BYTES
+            operands = [*_operands(step["inputs"]), *_operands(step["outputs"])]
+            moving = sum(_number(operand["moved_bytes"] or 0) for operand in operands) / (_BYTES_A_CYCLE * frequency)
+            label = "\n".join(map(str, _list(step["nodes"])))
+            seconds[label] = seconds.get(label, 0.0) + max(computing, moving, 1e-9)
+        return seconds
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, int)
+    return float(value)
+
+
+def _list(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
+
+
+def _operands(value: object) -> list[Mapping[str, object]]:
+    return [operand for operand in _list(value) if isinstance(operand, dict)]

@@ -1,0 +1,88 @@
+"""Quantization: layers compute in integers of eight bits where that is faster, as far as the accuracy contract allows.
+
+    y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
+
+Activations are unsigned bytes with a zero point, weights signed bytes around 0 with a scale for each output, biases
+int32 in the unit of the sums (Jacob et al., 2018, arXiv:1712.05877). Ranges, smoothing and corrections come from the
+contract's samples, as `lepton_compile.quantization.calibration` says; which layers, from what each saves on the target
+and costs of the metric, as `lepton_compile.quantization.choice` says. Samples that are held out have the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lepton_compile.model import Graph
+from lepton_compile.quantization.layers import find_groups, find_layers
+from lepton_compile.quantization.planning import predicted_gain, plan
+from lepton_compile.quantization.recipe import Recipe, follow
+from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
+from lepton_compile.rewriting.patterns import is_operator
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+
+@dataclass(frozen=True)
+class Quantization(Pass):
+    """Let layers compute in integers of eight bits, under an accuracy contract.
+
+    Attributes:
+        layers: Names of the layers.
+        scales: Scale and zero point of what they read, by tensor.
+        smoothing: What the channels of some of these tensors are divided by before.
+        corrections: What is added to the outputs of some of the layers.
+    """
+
+    name = "quantization"
+    stage = Stage.QUANTIZE
+    exact = False
+
+    layers: tuple[str, ...] = ()
+    scales: tuple[tuple[str, float, int], ...] = ()
+    smoothing: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    corrections: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
+        """Propose the layers that pay."""
+        if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
+            return Decline("the model is quantized; it keeps its numbers")
+        if "int8" not in target.policy.precision:
+            return Decline(f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}")
+        if not target.has_dot_products:
+            return Decline(
+                f"target '{target.name}' has no instruction that adds products of bytes (VNNI), without which float32 "
+                "is faster"
+            )
+        layers, refusals = find_layers(graph)
+        if not layers:
+            return Decline("no layer could compute in integers", tuple(refusals))
+        groups = find_groups(graph, layers)
+        if context.contract is None:
+            return Proposal(self, predicted_gain(graph, layers), tuple(refusals))
+        planned = plan(graph, groups, context)
+        refusals += planned.refusals
+        if planned.recipe is None:
+            return Decline(planned.reason, tuple(refusals), planned.findings)
+        return Proposal(_pass_of(planned.recipe), planned.reason, tuple(refusals), planned.findings)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Quantize them."""
+        recipe = Recipe(
+            self.layers,
+            {name: (scale, zero) for name, scale, zero in self.scales},
+            dict(self.smoothing),
+            dict(self.corrections),
+        )
+        return follow(recipe, graph)
+
+
+def _pass_of(recipe: Recipe) -> Quantization:
+    return Quantization(
+        recipe.layers,
+        tuple((name, *scale) for name, scale in recipe.scales.items()),
+        tuple(recipe.smoothing.items()),
+        tuple(recipe.corrections.items()),
+    )
