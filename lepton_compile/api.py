@@ -130,7 +130,14 @@ def compile(
         program, taken = tuned(
             lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact), target, tuning, line
         )
-        return generate(program, target, model_hash=digest, plan=record, tuning=taken.merged(stopwatch.table).to_record(), progress=line)
+        return generate(
+            program,
+            target,
+            model_hash=digest,
+            plan=record,
+            tuning=taken.merged(stopwatch.table).to_record(),
+            progress=line,
+        )
 
     library = build(exact_order)
     if not exact_order and oversize(library.path.stat().st_size, target.budget):

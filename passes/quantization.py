@@ -10,13 +10,12 @@ and costs of the metric, as `lepton_compile.quantization.choice` says. Samples t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import find_groups, find_layers
-from lepton_compile.quantization.planning import predicted_gain, plan
+from lepton_compile.quantization.planning import plan, predicted_gain
 from lepton_compile.quantization.recipe import Recipe, follow
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.patterns import is_operator
@@ -50,7 +49,9 @@ class Quantization(Pass):
         if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
         if "int8" not in target.policy.precision:
-            return Decline(f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}")
+            return Decline(
+                f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
+            )
         if not target.has_dot_products:
             return Decline(
                 f"target '{target.name}' has no instruction that adds products of bytes (VNNI), without which float32 "

@@ -21,6 +21,7 @@ from lepton_compile.rewriting.quantization import moved_by, quantization_of
 if TYPE_CHECKING:
     from lepton_compile.target import Target
 
+
 @dataclass(frozen=True)
 class QuantizedMovement(Pass):
     """Let operators that move elements move integers."""

@@ -28,6 +28,7 @@ from lepton_compile.codegen.cpu_features import cpu_checks
 from lepton_compile.codegen.driver import Facts, driver, kernel_symbol
 from lepton_compile.codegen.interface import API, header, make_interface, onnx_name
 from lepton_compile.codegen.linking import Toolchain
+from lepton_compile.codegen.objects import build_missing
 from lepton_compile.codegen.pool import KERNEL_LIMIT, Task, workers
 from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import WeightTable, embed_weights, weights_assembly
@@ -180,16 +181,14 @@ def _build_kernels(
     limit: float,
 ) -> list[str]:
     """Build the kernels that are called; the file names of their objects."""
-    pool = workers()  # before TVM's import here, so that theirs overlaps with it
-    import tvm
-
+    pool = workers()
     used = {call.kernel for call in program.calls()}
     overlapping = _overlapping_kernels(program)
     tasks = [
         Task(
             kernel=kernel.name,
             nodes=kernel.nodes,
-            function=tvm.ir.save_json(kernel.function),
+            function=kernel.text,
             symbol=kernel_symbol(program, kernel),
             target=target.tvm(),
             path=scratch / f"k{index}.o",
@@ -202,7 +201,8 @@ def _build_kernels(
     if progress is not None:
         progress(f"building {len(tasks)} kernels")
     # The largest first, so that no worker is left with one at the end.
-    pool.build(sorted(tasks, key=lambda task: len(task.function), reverse=True), limit=limit)
+    ordered = sorted(tasks, key=lambda task: len(task.function), reverse=True)
+    build_missing(ordered, lambda missing: pool.build(missing, limit=limit))
     return [task.path.name for task in tasks]
 
 

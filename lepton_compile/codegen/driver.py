@@ -6,6 +6,7 @@ and its shapes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ class Facts:
 
 
 def kernel_symbol(program: Program, kernel: Kernel) -> str:
-    """The C name of a kernel."""
-    return f"{program.name}_{kernel.name}"
+    """The C name of a kernel: what it computes decides, not its place among others, so that objects can be shared."""
+    return f"{program.name}_{kernel.family.replace(' ', '_')}_{hashlib.sha256(kernel.text.encode()).hexdigest()[:10]}"
 
 
 def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:

@@ -19,7 +19,6 @@ from lepton_compile.evaluation.histogram import Histogram
 from lepton_compile.evaluation.metrics import Metric
 from lepton_compile.evaluation.samples import Data, Sample, read_samples
 from lepton_compile.model import Graph
-from lepton_compile.model.execution import Session
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -133,7 +132,9 @@ class Contract:
         Raises:
             CalibrationError: The samples cannot be used, or the metric cannot judge the original's answers.
         """
-        shapes = {tensor.name: tuple(tensor.shape) for tensor in graph.gs.tensors().values() if tensor.shape is not None}
+        shapes = {
+            tensor.name: tuple(tensor.shape) for tensor in graph.gs.tensors().values() if tensor.shape is not None
+        }
         found = {
             name: Statistics(Histogram(), *(np.full(shapes[name][axis], end, np.float32) for end in (np.inf, -np.inf)))
             for name, axis in channel_axes.items()
@@ -196,10 +197,12 @@ class Contract:
         def without(items: Sequence[Any], place: int) -> list[Any]:
             return [*items[:place], *items[place + 1 :]]
 
-        drops = np.array([
-            (self._call(without(original, place), without(expected, place)) - self._call(without(answers, place), without(expected, place))).item()
-            for place in range(count)
-        ])  # fmt: skip
+        def drop(place: int) -> float:
+            left = without(expected, place)
+            difference = self._call(without(original, place), left) - self._call(without(answers, place), left)
+            return float(difference.item())
+
+        drops = np.array([drop(place) for place in range(count)])
         return float(math.sqrt((count - 1) / count * ((drops - drops.mean()) ** 2).sum()))
 
     def _call(self, answers: Sequence[Mapping[str, Array]], expected: Sequence[object]) -> npt.NDArray[np.float64]:
@@ -217,7 +220,9 @@ class Contract:
                 "one for all, or one for each"
             )
         if not np.isfinite(values).all():
-            raise CalibrationError(f"the metric '{self.metric_name}' returned {made!r:.60}; it has to be a finite number")
+            raise CalibrationError(
+                f"the metric '{self.metric_name}' returned {made!r:.60}; it has to be a finite number"
+            )
         return values
 
     def _samples(self, graph: Graph) -> Iterable[Sample]:

@@ -7,8 +7,8 @@ What may be given, for a model with the inputs x and y:
 - a folder: each .npz in it is a sample, and for a model of one input each .npy, in the order of their names;
 - an iterable of samples, read once, or a callable that returns one.
 
-A sample of an iterable is a mapping of arrays, an array for a model of one input, or a pair of either and a label, which
-is what the metric is handed as the right answer. Arrays by name may hold labels too, under "labels".
+A sample of an iterable is a mapping of arrays, an array for a model of one input, or a pair of either and a label,
+which is what the metric is handed as the right answer. Arrays by name may hold labels too, under "labels".
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def _parts(array: Array, of: _Input) -> Array:
     if batch and array.ndim == len(of.shape) and array.shape[1:] == of.shape[1:] and len(array) % batch == 0:
         return array.reshape(-1, *of.shape)
     raise CalibrationError(
-        f"the calibration data for '{of.name}' has shape {list(array.shape)}; samples of {list(of.shape)} are expected, "
-        "alone or stacked along a first axis"
+        f"the calibration data for '{of.name}' has shape {list(array.shape)}; samples of {list(of.shape)} are "
+        "expected, alone or stacked along a first axis"
     )
 
 

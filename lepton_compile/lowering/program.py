@@ -12,10 +12,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import tvm
 
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.lowering.choosing import Problem
@@ -117,6 +119,11 @@ class Kernel:
     nodes: tuple[str, ...]
     copies: int | None = None
     in_place: tuple[int, ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """The function as JSON; the same for equal functions, whatever they are called."""
+        return str(tvm.ir.save_json(self.function))
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,7 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     weights = {node.name: constant(node.inputs[1]) for node in graph.gs.nodes if len(node.inputs) > 1}
     ways = [_ways(group, statistics, weights) for group in groups]
     trials = [
-        (number, way, layer)
-        for number, group in enumerate(groups)
-        for way in ways[number]
-        for layer in group.layers
+        (number, way, layer) for number, group in enumerate(groups) for way in ways[number] for layer in group.layers
     ]
     samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
     found = losses(graph, [way.trial(layer) for _, way, layer in trials], samples)
@@ -117,7 +114,7 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
     smoothing: dict[str, tuple[float, ...]] = {}
     corrections: dict[str, tuple[float, ...]] = {}
     for group, ways in zip(groups, tried, strict=True):
-        way = min(ways, key=lambda each: _total(ways[each]) / (_SMOOTHED if each.smoothing is not None else 1.0) * 1.0)
+        way = min(ways, key=lambda each: _total(ways[each]) / (_SMOOTHED if each.smoothing else 1.0))
         observers[group.name] = way.observer
         scales |= dict.fromkeys(group.sources, (way.scale, way.zero))
         if way.smoothing is not None:
@@ -129,7 +126,9 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
                 loss = replace(loss, error=loss.corrected)
             found[layer.node] = loss
     layers = tuple(layer.node for group in groups for layer in group.layers)
-    return Calibrated(replace(recipe, layers=layers, scales=scales, smoothing=smoothing, corrections=corrections), found, observers)
+    return Calibrated(
+        replace(recipe, layers=layers, scales=scales, smoothing=smoothing, corrections=corrections), found, observers
+    )
 
 
 def _total(by_layer: Mapping[str, Loss]) -> float:

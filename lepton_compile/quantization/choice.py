@@ -2,9 +2,9 @@
 
 Layers are chosen as for a knapsack: what each one saves is its value, what it costs of the metric its weight, and the
 contract the capacity. Costs add up only roughly, so the capacity is found by trying: layers in the order of value by
-weight (the optimum of the relaxed problem; Dantzig, "Discrete-variable extremum problems", 1957) form a chain of choices,
-each larger than the one before, and the largest that holds the contract is found by bisection. What is left out is then
-tried once more, the most valuable first.
+weight (the optimum of the relaxed problem; Dantzig, "Discrete-variable extremum problems", 1957) form a chain of
+choices, each larger than the one before, and the largest that holds the contract is found by bisection. What is left
+out is then tried once more, the most valuable first.
 """
 
 from __future__ import annotations

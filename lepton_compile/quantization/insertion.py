@@ -66,7 +66,9 @@ class Insertion:
         summed = gs.Variable(self._uses.fresh_name(f"{result.name}_uncorrected"), result.dtype, result.shape)
         node.outputs[0] = summed
         offset = self._constant(f"{node.name}_correction", offsets)
-        self._uses.insert_after(node, gs.Node("Add", self._name(node.name, "corrected"), {}, [summed, offset], [result]))
+        self._uses.insert_after(
+            node, gs.Node("Add", self._name(node.name, "corrected"), {}, [summed, offset], [result])
+        )
 
     def quantize_weights(self, layer: Layer) -> None:
         """Let a layer read its weights and bias from integers."""

@@ -98,11 +98,11 @@ def _ranges(values: Floats) -> list[tuple[float, float]]:
 
 
 def _least_error(values: Floats, counts: Counts) -> tuple[float, float]:
-    return min(_ranges(values), key=lambda ends: _range(*ends, "mse", values, counts).loss)
+    return min(_ranges(values), key=lambda ends: _range(ends[0], ends[1], "mse", values, counts).loss)
 
 
 def _entropy(values: Floats, counts: Counts) -> tuple[float, float]:
-    return min(_ranges(values), key=lambda ends: _divergence(*ends, values, counts))
+    return min(_ranges(values), key=lambda ends: _divergence(ends[0], ends[1], values, counts))
 
 
 def _divergence(low: float, high: float, values: Floats, counts: Counts) -> float:

@@ -74,7 +74,9 @@ def plan(graph: Graph, groups: Sequence[Group], context: Context) -> Planned:
         if gain > 0 and name not in choice.taken
     ]
     refusals = (*slower, *damaging)
-    findings: dict[str, object] = {"layers": _ranking(every, gains if before else {}, calibrated, choice.alone, choice.taken)}
+    findings: dict[str, object] = {
+        "layers": _ranking(every, gains if before else {}, calibrated, choice.alone, choice.taken)
+    }
     if not choice.taken:
         reason = "no layer holds the contract" if damaging else "no layer is faster in integers"
         return Planned(None, reason, refusals, findings)

@@ -1,4 +1,4 @@
-"""What QuantizeLinear and DequantizeLinear say, where it is known and one scale holds for the whole tensor; what moves."""
+"""What QuantizeLinear and DequantizeLinear say, where one known scale holds for the whole tensor; and what moves."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 #include "lepton_runtime.h"
 
 /* Kernels: each computes the part [begin, end) of its outermost loop. */
-int32_t toy_scale_add(const float *, const float *, float *, int32_t begin, int32_t end);
-int32_t toy_add(const float *, const float *, float *, int32_t begin, int32_t end);
+int32_t toy_map_eaf3e19299(const float *, const float *, float *, int32_t begin, int32_t end);
+int32_t toy_map_95ea11517e(const float *, const float *, float *, int32_t begin, int32_t end);
 
 extern const uint8_t *const toy_weights; /* 1536 bytes, 64-byte aligned */
 
@@ -26,7 +26,7 @@ struct toy_instance {
  * map: float32[8,48], float32[8,48] -> float32[8,48] */
 static void step_0(void *context, int32_t begin, int32_t end) {
   const struct toy_instance *self = context;
-  (void)toy_scale_add(
+  (void)toy_map_eaf3e19299(
       self->inputs.images_0,
       (const float *)(self->weights + 0),
       (float *)(self->arena + 0),
@@ -38,7 +38,7 @@ static void step_0(void *context, int32_t begin, int32_t end) {
  * map: float32[8,48], float32[8,48] -> float32[8,48] */
 static void step_1(void *context, int32_t begin, int32_t end) {
   const struct toy_instance *self = context;
-  (void)toy_add(
+  (void)toy_map_95ea11517e(
       (const float *)(self->arena + 0),
       self->inputs.images_0,
       self->outputs.class_,
