@@ -48,18 +48,11 @@ class Quantization(Pass):
         """Propose the layers that pay."""
         if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
-        if "int8" not in target.policy.precision:
-            return Decline(
-                f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
-            )
-        if not target.has_dot_products:
-            return Decline(
-                f"target '{target.name}' has no instruction that adds products of bytes (VNNI), without which float32 "
-                "is faster"
-            )
         layers, refusals = find_layers(graph)
         if not layers:
             return Decline("no layer could compute in integers", tuple(refusals))
+        if why := _why_not(target):
+            return Decline(why, tuple(refusals))
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers), tuple(refusals))
@@ -78,6 +71,15 @@ class Quantization(Pass):
             dict(self.corrections),
         )
         return follow(recipe, graph)
+
+
+def _why_not(target: Target) -> str:
+    """Why a target gains nothing from integers; "" if it does."""
+    if "int8" not in target.policy.precision:
+        return f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
+    if not target.has_dot_products:
+        return f"target '{target.name}' has no instruction that adds products of bytes (VNNI): float32 is faster"
+    return ""
 
 
 def _pass_of(recipe: Recipe) -> Quantization:

@@ -37,7 +37,18 @@ def compile(
         ),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="size=4MB,memory=64MB", help="What the library and a run of it may take.")
+        str | None,
+        typer.Option(
+            metavar="size=4MB,memory=64MB,drop=1%",
+            help="What the library and a run of it may take, and how much the metric may drop.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DATA", help="Samples that let layers be quantized: an .npz file, or a folder of arrays."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What may not drop: cosine, top1 or relative_error.")
     ] = None,
     exact_order: Annotated[
         bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
@@ -60,6 +71,8 @@ def compile(
             name=name,
             shapes=shapes,
             passes=read_passes(passes),
+            calibration=calibration,
+            metric=metric,
             plan=replayed,
             tuning=tuning,
             budget=read_budget(budget),
@@ -69,6 +82,9 @@ def compile(
             progress=progress,
         )
         compiled.save(folder)
+    for step in compiled.manifest["passes"]:
+        if not step["exact"]:
+            typer.echo(f"{step['pass']}: {step['reason']}")
     for note in compiled.manifest["notes"]:
         typer.echo(f"note: {note}", err=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

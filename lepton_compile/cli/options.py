@@ -55,22 +55,37 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
 
 
 def read_budget(text: str | None) -> Budget | None:
-    """Read a budget such as `size=4MB,memory=64MB`.
+    """Read a budget such as `size=4MB,memory=64MB,drop=1%`.
 
     Raises:
         typer.BadParameter: It names something else, or an amount is none.
     """
     if text is None:
         return None
-    amounts = {}
+    amounts: dict[str, int] = {}
+    drop: float | None = None
     for name, amount in read_pairs("--budget", text.split(",")).items():
+        if name == "drop":
+            drop = _read_share(amount)
+            continue
         if name not in ("size", "memory"):
-            raise typer.BadParameter(f"'{name}' is neither size nor memory", param_hint="'--budget'")
+            raise typer.BadParameter(f"'{name}' is none of size, memory and drop", param_hint="'--budget'")
         try:
             amounts[f"{name}_bytes"] = int(parse_quantity(amount, "bytes"))
         except ValueError as error:
             raise typer.BadParameter(f"{name} {error}", param_hint="'--budget'") from error
-    return Budget(**amounts)
+    return Budget(**amounts, max_drop=drop)
+
+
+def _read_share(text: str) -> float:
+    """A number, or one with a percent sign."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"'drop={text}' is not a number", param_hint="'--budget'") from error
+    if not 0 <= share < float("inf"):
+        raise typer.BadParameter(f"'drop={text}' is not 0 or more", param_hint="'--budget'")
+    return share
 
 
 def read_passes(text: str | None) -> list[str] | None:

@@ -8,6 +8,7 @@ import pytest
 from lepton_compile.passes.dead_nodes import DeadNodes
 
 from lepton_compile.errors import LeptonError
+from lepton_compile.target import resolve_target
 from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.equality import same_graph
@@ -49,7 +50,7 @@ def operators(graph):
 
 def test_all_registered_passes_by_default(graph):
     original = graph(MODEL)
-    adapted, plan = adapt(original, None, verify=True)
+    adapted, plan = adapt(original, resolve_target("x86-64-v3"), verify=True)
     assert operators(adapted)[:1] == ["Conv"] or adapted.gs.functions
     assert {"dead_nodes", "no_operations", "batch_normalization"} <= {step.name for step in plan.steps}
     assert operators(original) == ["Conv", "BatchNormalization", "Identity", "Exp", "Relu"]
@@ -64,7 +65,7 @@ def test_exactly_the_given_passes_are_considered(graph, passes):
 
 def test_no_passes_leave_the_graph_as_it_is(graph):
     original = graph(MODEL)
-    adapted, plan = adapt(original, None, passes=[])
+    adapted, plan = adapt(original, resolve_target("x86-64-v3"), passes=[])
     assert same_graph(original, adapted)
     assert (plan.steps, plan.declined) == ((), ())
 
@@ -76,9 +77,9 @@ def test_an_unknown_pass(graph):
 
 def test_a_replay_does_the_same_and_decides_nothing(graph, monkeypatch):
     original = graph(MODEL)
-    first, plan = adapt(original, None)
+    first, plan = adapt(original, resolve_target("x86-64-v3"))
     monkeypatch.setattr(DeadNodes, "propose", lambda *_: pytest.fail("a replay must not propose"))
-    again, same_plan = adapt(original, None, plan=Plan.from_json(plan.to_json()), verify=True)
+    again, same_plan = adapt(original, resolve_target("x86-64-v3"), plan=Plan.from_json(plan.to_json()), verify=True)
     assert same_graph(first, again)
     assert same_plan == plan
     assert first.to_model().SerializeToString() == again.to_model().SerializeToString()
@@ -86,11 +87,11 @@ def test_a_replay_does_the_same_and_decides_nothing(graph, monkeypatch):
 
 def test_a_pass_that_is_not_registered(graph):
     original = graph(MODEL)
-    adapted, plan = adapt(original, None, passes=[Rename(suffix="_2")])
+    adapted, plan = adapt(original, resolve_target("x86-64-v3"), passes=[Rename(suffix="_2")])
     assert [step.settings for step in plan.steps] == [{"suffix": "_2"}]
     with pytest.raises(LeptonError, match="there is no pass 'rename'"):
-        adapt(original, None, plan=plan)
-    again, _ = adapt(original, None, plan=plan, passes=[Rename()])
+        adapt(original, resolve_target("x86-64-v3"), plan=plan)
+    again, _ = adapt(original, resolve_target("x86-64-v3"), plan=plan, passes=[Rename()])
     assert same_graph(adapted, again)
 
 
@@ -103,7 +104,7 @@ def test_a_plan_is_for_models_of_the_same_structure(graph):
     relu, other = (
         graph(f"main (float[2,3] x) => (float[2,3] y) {{ t = {op} (x)\n y = Neg (t) }}") for op in ("Relu", "Sigmoid")
     )
-    plan = adapt(relu, None)[1]
+    plan = adapt(relu, resolve_target("x86-64-v3"))[1]
     with pytest.raises(LeptonError, match="made for a model of other operators or shapes"):
         adapt(other, None, plan=plan)
-    adapt(relu, None, plan=Plan.from_json(plan.to_json()))
+    adapt(relu, resolve_target("x86-64-v3"), plan=Plan.from_json(plan.to_json()))

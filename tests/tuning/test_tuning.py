@@ -171,7 +171,7 @@ def test_the_environment_says_what_is_usual(proto, monkeypatch: pytest.MonkeyPat
 
 def test_trials_that_crash_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(lc.BuildError, match="measuring kernels failed"):
-        measure._profiled(tmp_path)
+        measure.least_seconds(tmp_path)
 
 
 def _problems(proto, target) -> Sequence[Problem]:
