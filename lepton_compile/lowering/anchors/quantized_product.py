@@ -12,7 +12,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import integer_matmul as kernel
-from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
+from lepton_compile.kernels.dot_product import LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
@@ -33,7 +33,7 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
     Returns:
         The float32 result, over an anchor that is still open; None where the family does not take it: operands that are
         not dequantized; processors that have no instruction for it; a right operand that is computed or not of two
-        axes; an inner axis that is no multiple of four; what `signed_weights` does not take; sums that could overflow.
+        axes; what `signed_weights` does not take; sums that could overflow.
     """
     a, b = scope.quantized(left), scope.quantized(right)
     if a is None or b is None or not scope.builder.machine.dot_products or not a.of_bytes:
@@ -43,7 +43,7 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
         return None
     weights = known.T if transposed else known
     inner, columns = weights.shape
-    if inner % BYTES or inner > LARGEST_SUM:
+    if inner > LARGEST_SUM:
         return None
     rows = shape_of(a.values)[:-1]
     machine = scope.builder.machine
