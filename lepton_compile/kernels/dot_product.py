@@ -76,6 +76,7 @@ def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int = BYTES) 
     else:
         single = [load(buffer, [*outer, first + byte]).astype("uint8").astype("int32") for byte in range(count)]
         four = functools.reduce(
-            tirx.bitwise_or, (tirx.shift_left(value, tirx.const(8 * byte, "int32")) for byte, value in enumerate(single))
+            tirx.bitwise_or,
+            (tirx.shift_left(value, tirx.const(8 * byte, "int32")) for byte, value in enumerate(single)),
         )
     return four if str(buffer.dtype) == "uint8" else tirx.bitwise_xor(four, tirx.const(-0x7F7F7F80, "int32"))
