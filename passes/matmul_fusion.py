@@ -16,5 +16,5 @@ class MatMulFusion(AnchoredFusion):
 
     name = "matmul_fusion"
     kind = "MatMul"
-    anchors = ("MatMul", "Gemm")
+    anchors = ("MatMul", "Gemm", "MatMulInteger")
     after = ("convolution_fusion",)

@@ -62,8 +62,21 @@ class DotProductTile(RegisterTile):
         return store(accumulator, [vector], total)
 
 
-def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr]) -> tirx.Expr:
-    """Four bytes from a place on, as an int32; to signed ones `SIGN` is added, which makes them unsigned."""
+def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int = BYTES) -> tirx.Expr:
+    """Four bytes from a place on, as an int32; to signed ones `SIGN` is added, which makes them unsigned.
+
+    Args:
+        buffer: The bytes.
+        indices: The place of the first.
+        count: How many of them may be read; for the others, whatever stands there, the weights are zero.
+    """
     *outer, first = indices
-    four = tirx.reinterpret("int32", load(buffer, [*outer, tirx.Ramp(first, 1, BYTES)]))
+    if count == BYTES:
+        four = tirx.reinterpret("int32", load(buffer, [*outer, tirx.Ramp(first, 1, BYTES)]))
+    else:
+        single = [load(buffer, [*outer, first + byte]).astype("uint8").astype("int32") for byte in range(count)]
+        four = functools.reduce(
+            tirx.bitwise_or,
+            (tirx.shift_left(value, tirx.const(8 * byte, "int32")) for byte, value in enumerate(single)),
+        )
     return four if str(buffer.dtype) == "uint8" else tirx.bitwise_xor(four, tirx.const(-0x7F7F7F80, "int32"))

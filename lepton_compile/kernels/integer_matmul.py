@@ -13,7 +13,7 @@ from tvm import tirx
 from lepton_compile.kernels import matmul
 from lepton_compile.kernels.dot_product import BYTES, DotProductTile, word
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
-from lepton_compile.kernels.loops import load, rolled
+from lepton_compile.kernels.loops import load, rolled, sequence
 from lepton_compile.kernels.matmul import MatrixProduct, Place
 from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 
@@ -21,13 +21,14 @@ from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 def packed_shape(shapes: MatrixProduct, machine: Machine) -> tuple[int, ...]:
     """Shape of the packed right operand."""
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
-    return (tiles, inner // BYTES, blocks, lanes * BYTES)
+    return (tiles, -(-inner // BYTES), blocks, lanes * BYTES)
 
 
 def pack_right(right: npt.NDArray[np.int8], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[np.int8]:
-    """Pack a right operand of shape (inner, columns), zeros past the last column."""
+    """Pack a right operand of shape (inner, columns), zeros past the last row and column."""
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
-    packed = matmul.pack_right(right, shapes, machine).reshape(tiles, inner // BYTES, BYTES, blocks, lanes)
+    packed = np.pad(matmul.pack_right(right, shapes, machine), [(0, 0), (0, -inner % BYTES), (0, 0), (0, 0)])
+    packed = packed.reshape(tiles, -1, BYTES, blocks, lanes)
     return np.ascontiguousarray(np.moveaxis(packed, 2, -1)).reshape(packed_shape(shapes, machine))
 
 
@@ -35,7 +36,7 @@ def integer_matmul(shapes: MatrixProduct, left: Source, epilogue: Epilogue, mach
     """A product of matrices of bytes.
 
     Args:
-        shapes: Its shapes, without batch axes; the inner one is a multiple of four.
+        shapes: Its shapes, without batch axes.
         left: The left operand, of shape (rows..., inner) and type uint8 or int8, in plain layout.
         epilogue: What is stored, of int32 sums; of shape (rows..., columns), in plain layout.
         machine: The instruction set.
@@ -62,11 +63,13 @@ class _Emitter(matmul.Emitter):
         assert isinstance(registers, DotProductTile)
         left = self.inputs.buffer(self.left)
 
-        def step(quad: tirx.Expr) -> tirx.Stmt:
+        def step(quad: tirx.Expr, count: int = BYTES) -> tirx.Stmt:
             return registers.add(
                 range(width),
-                lambda t: word(left, [*self.row(begin + t), quad * BYTES]),
+                lambda t: word(left, [*self.row(begin + t), quad * BYTES], count),
                 lambda b, at: load(self.packed, [place.tile, quad, b, at]),
             )
 
-        return rolled(self.shapes.inner // BYTES, step, "quad")
+        quads, rest = divmod(self.shapes.inner, BYTES)
+        whole = [rolled(quads, step, "quad")] if quads else []
+        return sequence([*whole, *([step(tirx.const(quads, "int32"), rest)] if rest else [])])

@@ -17,6 +17,8 @@ from onnx import helper, inliner
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from lepton_compile.errors import ModelError, UnsupportedOperator, UnsupportedOperatorError
+from lepton_compile.model.contributed import DOMAIN as CONTRIBUTED_DOMAIN
+from lepton_compile.model.contributed import SPELLINGS as CONTRIBUTED
 from lepton_compile.model.from_onnx import Array, array_from_onnx, default_opset
 from lepton_compile.model.graph import check
 from lepton_compile.model.group_normalization import spell_out
@@ -235,7 +237,7 @@ def _inside(folder: Path, location: str, tensor: str) -> Path:
 
 
 def _require_known_operators(proto: onnx.ModelProto) -> None:
-    """Make sure that ONNX, or the model itself, defines every operator in the version that the model imports.
+    """Make sure that ONNX, the model itself, or what is spelled out defines every operator in the version imported.
 
     Raises:
         UnsupportedOperatorError: All that nothing defines.
@@ -252,6 +254,8 @@ def _require_known_operators(proto: onnx.ModelProto) -> None:
             known = onnx.defs.has(node.op_type, version, node.domain)
             gone = known and onnx.defs.get_schema(node.op_type, version, node.domain).deprecated
             if (node.domain, node.op_type) in own or (known and not gone):
+                continue
+            if node.domain == CONTRIBUTED_DOMAIN and node.op_type in CONTRIBUTED:
                 continue
             reason = "ONNX dropped it before that version" if gone else ""
             operator = UnsupportedOperator(node.op_type, node.domain, version, (), reason)

@@ -7,6 +7,8 @@ in TE for types and shapes that the family does not take.
 from lepton_compile.lowering.anchors import (  # noqa: F401  (they register their operators)
     concatenation,
     convolution,
+    dynamic_quantization,
+    integer_product,
     normalization,
     pooling,
     products,

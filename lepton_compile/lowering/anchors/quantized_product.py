@@ -12,11 +12,12 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import integer_matmul as kernel
-from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
+from lepton_compile.kernels.dot_product import LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
 from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
+from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Anchor, Scope
 
@@ -33,7 +34,7 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
     Returns:
         The float32 result, over an anchor that is still open; None where the family does not take it: operands that are
         not dequantized; processors that have no instruction for it; a right operand that is computed or not of two
-        axes; an inner axis that is no multiple of four; what `signed_weights` does not take; sums that could overflow.
+        axes; what `signed_weights` does not take; sums that could overflow.
     """
     a, b = scope.quantized(left), scope.quantized(right)
     if a is None or b is None or not scope.builder.machine.dot_products or not a.of_bytes:
@@ -43,20 +44,9 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
         return None
     weights = known.T if transposed else known
     inner, columns = weights.shape
-    if inner % BYTES or inner > LARGEST_SUM:
+    if inner > LARGEST_SUM:
         return None
-    rows = shape_of(a.values)[:-1]
-    machine = scope.builder.machine
-    shapes = matrix_product_of([], rows, inner, columns, machine)
-
-    def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
-        builder = scope.builder
-        source = scope.in_layout(a.values, PLAIN)
-        packed = builder.weight(kernel.pack_right(weights, shapes, machine))
-        definition = kernel.integer_matmul(shapes, Source(a.values, source.layout), epilogue, machine)
-        builder.call(definition, [source, packed, *sources], [result], scope.nodes)
-
-    sums = scope.open([*rows, columns], "int32", Anchor(PLAIN, emit))
+    sums = sums_of_products(scope, a.values, weights)
     zero = unsigned_zero(a)
     offsets = scope.constant((zero * weights.astype(np.int64).sum(axis=0)).astype(np.int32).reshape(1, -1))
     factors = scope.constant(scales_of_sums(a, b, columns).reshape(1, -1))
@@ -66,3 +56,28 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
         return total.astype("float32") * factors(0, at[-1])
 
     return te.compute(sums.shape, element, name="scaled")
+
+
+def sums_of_products(scope: Scope, left: te.Tensor, right: Array) -> te.Tensor:
+    """Sums of products of bytes as they are, signed ones on the left counting as 128 more.
+
+    Args:
+        scope: The region.
+        left: Bytes of shape (rows..., inner).
+        right: Signed bytes of shape (inner, columns).
+
+    Returns:
+        int32 sums of shape (rows..., columns), an anchor that is still open.
+    """
+    *rows, inner = shape_of(left)
+    machine, columns = scope.builder.machine, right.shape[1]
+    shapes = matrix_product_of([], rows, inner, columns, machine)
+
+    def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
+        builder = scope.builder
+        source = scope.in_layout(left, PLAIN)
+        packed = builder.weight(kernel.pack_right(right, shapes, machine))
+        definition = kernel.integer_matmul(shapes, Source(left, source.layout), epilogue, machine)
+        builder.call(definition, [source, packed, *sources], [result], scope.nodes)
+
+    return scope.open([*rows, columns], "int32", Anchor(PLAIN, emit))

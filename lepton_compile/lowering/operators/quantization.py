@@ -82,19 +82,26 @@ def dequantize_linear(
     return te.compute(x.shape, element, name="dequantize")
 
 
+def range_parameters(low: te.Tensor, high: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
+    """The scale, float32, and zero point, uint8, that hold a range and zero; the scale of nothing but zero is 1."""
+    zero, one, most = (tirx.const(value, "float32") for value in (0, 1, 255))
+    bottom = pointwise(lambda v: tirx.Select(v < zero, v, zero), low, name="bottom")
+    extent = pointwise(lambda lowest, v: tirx.Select(v > zero, v, zero) - lowest, bottom, high, name="extent")
+    scale = pointwise(lambda v: tirx.Select(v == zero, one, v / most), extent, name="scale")
+    zero_point = pointwise(
+        lambda lowest, s: saturated(tirx.nearbyint(-lowest / s), "uint8"), bottom, scale, name="zero"
+    )
+    return scale, zero_point
+
+
 @operator("DynamicQuantizeLinear")
 def dynamic_quantize_linear(_: Operation, x: te.Tensor) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
     """X as uint8 with the scale and zero point that its range, widened to hold zero, asks for; and those two."""
     axes = range(len(x.shape))
     wide = widen(x)
-    zero, most = tirx.const(0, "float32"), tirx.const(255, "float32")
     high = reduce_axes(wide, axes, maximum, keepdims=False, name="max")
     low = reduce_axes(wide, axes, minimum, keepdims=False, name="min")
-    bottom = pointwise(lambda v: tirx.Select(v < zero, v, zero), low, name="bottom")
-    scale = pointwise(lambda lowest, v: (tirx.Select(v > zero, v, zero) - lowest) / most, bottom, high, name="scale")
-    zero_point = pointwise(
-        lambda lowest, s: saturated(tirx.nearbyint(-lowest / s), "uint8"), bottom, scale, name="zero"
-    )
+    scale, zero_point = range_parameters(low, high)
 
     def element(v: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
         return saturated(tirx.nearbyint(v / s) + cast(z, "float32"), "uint8")
