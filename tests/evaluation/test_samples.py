@@ -98,5 +98,5 @@ def test_files_that_are_no_arrays(single, tmp_path):
     with pytest.raises(CalibrationError, match="cannot read"):
         list(read_samples(tmp_path / "a.npz", single))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CalibrationError, match="has no .npy or .npz files"):
+    with pytest.raises(CalibrationError, match="has no"):
         list(read_samples(tmp_path / "empty", single))

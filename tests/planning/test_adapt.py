@@ -8,10 +8,10 @@ import pytest
 from lepton_compile.passes.dead_nodes import DeadNodes
 
 from lepton_compile.errors import LeptonError
-from lepton_compile.target import resolve_target
 from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.equality import same_graph
+from lepton_compile.target import resolve_target
 
 MODEL = """
 main (float[1,2,4] x) => (float[1,3,4] y) <

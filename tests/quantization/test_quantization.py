@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+import lepton_compile as lc
+from lepton_compile.errors import CalibrationError
+from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.metrics import metric_of
+from lepton_compile.model import import_model
+from lepton_compile.planning import adapt
+from lepton_compile.target import resolve_target
+
+TARGET = "x86-64-v4-vnni"
+
+
+def net(outlier: float = 1.0) -> onnx.ModelProto:
+    """Convolutions with a residual and a concatenation; `outlier` scales one channel of one layer up, and the weights
+    that read it down."""
+    random = np.random.default_rng(0)
+
+    def weights(*shape):
+        return (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+    tensors = {"x": gs.Variable("x", np.dtype(np.float32), (1, 3, 16, 16))}
+    nodes = []
+
+    def add(op, name, inputs, constants=(), **attrs):
+        tensors[name] = gs.Variable(name, np.dtype(np.float32))
+        known = [gs.Constant(f"{name}_{place}", value) for place, value in enumerate(constants)]
+        nodes.append(gs.Node(op, name, attrs, [*(tensors[each] for each in inputs), *known], [tensors[name]]))
+
+    first, second = weights(32, 3, 3, 3), weights(32, 32, 1, 1)
+    first[5] *= outlier
+    second[:, 5] /= outlier
+    add("Conv", "first", ["x"], [first, weights(32, 1)[:, 0]], pads=[1, 1, 1, 1])
+    add("Relu", "a", ["first"])
+    add("Conv", "second", ["a"], [second])
+    add("Relu", "b", ["second"])
+    add("Conv", "third", ["b"], [weights(32, 32, 3, 3)], pads=[1, 1, 1, 1])
+    add("Add", "sum", ["third", "b"])
+    add("Relu", "c", ["sum"])
+    add("Concat", "both", ["b", "c"], axis=1)
+    add("MaxPool", "pooled", ["both"], kernel_shape=[2, 2], strides=[2, 2])
+    add("Conv", "fourth", ["pooled"], [weights(32, 64, 1, 1)])
+    add("GlobalAveragePool", "mean", ["fourth"])
+    add("Flatten", "flat", ["mean"])
+    add("Gemm", "y", ["flat"], [weights(10, 32), weights(10, 1)[:, 0]], transB=1)
+    graph = gs.Graph(nodes, [tensors["x"]], [tensors["y"]], opset=17)
+    return onnx.shape_inference.infer_shapes(gs.export_onnx(graph))
+
+
+def samples(count=24):
+    random = np.random.default_rng(1)
+    return [{"x": random.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
+
+
+def adapted(model, metric="relative_error", drop=0.1, data=None, **arguments):
+    graph = import_model(model)
+    contract = Contract(samples() if data is None else data, *metric_of(metric), drop)
+    made, plan = adapt(graph, resolve_target(TARGET), contract=contract, **arguments)
+    return graph, made, plan
+
+
+def step_of(plan):
+    return next((step for step in plan.steps if step.name == "quantization"), None)
+
+
+def error(one, other):
+    difference = [np.linalg.norm(one.run(each)["y"] - other.run(each)["y"]) for each in samples()]
+    return sum(difference) / sum(np.linalg.norm(other.run(each)["y"]) for each in samples())
+
+
+def test_layers_are_quantized_and_the_contract_holds():
+    original, made, plan = adapted(net())
+    step = step_of(plan)
+    assert len(step.settings["layers"]) == 5 and not step.exact
+    assert 0 < error(made, original) < 0.1
+    metric = step.findings["metric"]
+    assert metric["original"] == 1.0 and metric["quantized"] > 0.9 and metric["samples held out"] == 8
+
+
+def test_the_same_samples_give_the_same_plan_and_a_replay_needs_none():
+    graph, made, plan = adapted(net())
+    assert adapted(net())[2].to_json() == plan.to_json()
+    replayed, _ = adapt(graph, resolve_target(TARGET), plan=lc.Plan.from_json(plan.to_json()))
+    assert replayed.to_model().SerializeToString() == made.to_model().SerializeToString()
+
+
+def test_no_sample_is_in_the_plan():
+    marked = samples()
+    for each in marked:
+        each["x"][0, 0, 0, 0] = 1.2345678
+    assert "1.2345" not in adapted(net(), data=marked)[2].to_json()
+
+
+def test_without_samples_nothing_is_lost_and_the_plan_says_what_could_be_gained():
+    graph = import_model(net())
+    made, plan = adapt(graph, resolve_target(TARGET))
+    assert step_of(plan) is None
+    answer = next(each for each in plan.declined if each.name == "quantization")
+    assert "give calibration data" in answer.reason and "5 layers" in answer.reason
+    assert error(made, graph) < 1e-5
+
+
+def test_a_contract_that_nothing_holds_gives_the_exact_model_and_the_reason():
+    original, made, plan = adapted(net(), drop=0.0)
+    assert step_of(plan) is None and error(made, original) < 1e-5
+    answer = next(each for each in plan.declined if each.name == "quantization")
+    assert answer.reason == "no layer holds the contract"
+    assert any("would drop too far" in each for each in answer.refusals)
+
+
+def test_a_channel_of_outliers_is_found_and_treated():
+    original, made, plan = adapted(net(outlier=300.0))
+    step = step_of(plan)
+    assert len(step.settings["layers"]) == 5
+    assert [name for name, _ in step.settings["smoothing"]] == ["a"]
+    assert error(made, original) < 0.1
+
+
+def test_a_layer_that_cannot_be_quantized_is_named():
+    def strict(answers, expected):
+        return [-float(np.abs(a["y"] - e["y"]).max()) for a, e in zip(answers, expected, strict=True)]
+
+    _, _, plan = adapted(net(), strict, drop=0.006)
+    step = step_of(plan)
+    assert step is not None and 0 < len(step.settings["layers"]) < 5
+    left = [each for each in step.refusals if "would drop too far" in each]
+    assert len(left) == 5 - len(step.settings["layers"])
+    ranked = step.findings["layers"]
+    assert [each["drop of the metric alone"] for each in ranked] == sorted(
+        (each["drop of the metric alone"] for each in ranked), reverse=True
+    )
+
+
+def raising(answers, expected):
+    raise KeyError("z")
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (raising, "raised KeyError"),
+        (lambda answers, expected: float("nan"), "a finite number"),
+        (lambda answers, expected: [1.0, 2.0, 3.0], "3 numbers for 8 samples"),
+        (lambda answers, expected: "good", "raised ValueError"),
+        ("accuracy", "there is no metric 'accuracy'"),
+        ({"q": "cosine"}, "the metric names 'q'"),
+    ],
+)
+def test_a_metric_that_cannot_be_used_says_why(metric, message):
+    with pytest.raises(CalibrationError, match=message):
+        adapted(net(), metric)
+
+
+def test_a_library_of_integers_gives_the_answers_of_the_graph():
+    if not resolve_target("host").has_dot_products:
+        pytest.skip("this machine has no instruction for products of bytes")
+    compiled = lc.compile(
+        net(), calibration=samples(), metric="relative_error", budget=lc.Budget(max_drop=0.1), tuning="model"
+    )
+    step = next(step for step in compiled.manifest["passes"] if step["pass"] == "quantization")
+    made, _ = adapt(
+        import_model(net()), resolve_target("host"), plan=lc.Plan.from_json((compiled.folder / "plan.json").read_text())
+    )
+    for each in samples(4):
+        assert np.allclose(compiled.run(each)["y"], made.run(each)["y"], rtol=1e-3, atol=1e-4)
+    assert step["settings"]["layers"]
