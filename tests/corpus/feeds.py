@@ -53,18 +53,18 @@ def real_feeds(name: str) -> dict[str, Feed]:
         return {picture: {tensor: _imagenet(media.picture(picture))} for picture in ("astronaut", "dalmatian")}
     match name:
         case "nudenet":
-            return {picture: {"images": _padded(media.picture(picture), 320)} for picture in media.PICTURES}
+            return {picture: {"images": square_pixels(media.picture(picture), 320)} for picture in media.PICTURES}
         case "open-nsfw":
-            return {picture: {"input:0": _nsfw(media.picture(picture))} for picture in media.PICTURES}
+            return {picture: {"input:0": nsfw_pixels(media.picture(picture))} for picture in media.PICTURES}
         case "ppocr-det":
             pages = {"page": media.page(LINES), "photograph": media.picture("coffee").resize((640, 640))}
-            return {label: {"x": _signed(image)[None]} for label, image in pages.items()}
+            return {label: {"x": text_pixels(image)[None]} for label, image in pages.items()}
         case "ppocr-rec":
-            return {text: {"x": _line(media.line(text), 320)} for text in LINES}
+            return {text: {"x": line_pixels(media.line(text), 320)} for text in LINES}
         case "ppocr-cls":
             upright = {f"{text}, 0": media.line(text) for text in LINES}
             turned = {f"{text}, 180": media.line(text).transpose(Image.Transpose.ROTATE_180) for text in LINES}
-            return {label: {"x": _line(image, 192)} for label, image in (upright | turned).items()}
+            return {label: {"x": line_pixels(image, 192)} for label, image in (upright | turned).items()}
         case "magika":
             return {label: {"bytes": _file(content)} for label, content in media.files().items()}
         case "minilm":
@@ -82,20 +82,20 @@ def speech_feeds(name: str, count: int, sound: np.ndarray | None = None) -> list
     return [zeros | {"input": sound[None, 512 * step : 512 * step + 576]} for step in range(count)]
 
 
-def _signed(image: Image.Image) -> np.ndarray:
+def text_pixels(image: Image.Image) -> np.ndarray:
     """[3, height, width] in [-1, 1], blue first, which is how OpenCV reads."""
     return (np.asarray(image, np.float32)[:, :, ::-1].transpose(2, 0, 1) / 255 - 0.5) / 0.5
 
 
-def _line(image: Image.Image, width: int) -> np.ndarray:
+def line_pixels(image: Image.Image, width: int) -> np.ndarray:
     """48 high, not wider than `width`, and filled up with zeros to it."""
     scaled = image.resize((min(width, round(48 * image.width / image.height)), 48), Image.Resampling.BILINEAR)
     padded = np.zeros((1, 3, 48, width), np.float32)
-    padded[0, :, :, : scaled.width] = _signed(scaled)
+    padded[0, :, :, : scaled.width] = text_pixels(scaled)
     return padded
 
 
-def _padded(image: Image.Image, size: int) -> np.ndarray:
+def square_pixels(image: Image.Image, size: int) -> np.ndarray:
     """Made square with black below or to the right, in [0, 1]."""
     square = Image.new("RGB", (max(image.size), max(image.size)))
     square.paste(image)
@@ -103,7 +103,7 @@ def _padded(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(scaled, np.float32).transpose(2, 0, 1)[None] / 255
 
 
-def _nsfw(image: Image.Image) -> np.ndarray:
+def nsfw_pixels(image: Image.Image) -> np.ndarray:
     """The middle of the picture, through JPEG, blue first, less the mean of each colour."""
     cropped = image.resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
     compressed = io.BytesIO()
