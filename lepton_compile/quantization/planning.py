@@ -85,14 +85,14 @@ def plan(graph: Graph, groups: Sequence[Group], context: Context) -> Planned:
     reason = f"{len(choice.taken)} of {len(every)} layers compute in integers; {contract.metric_name} {judgement}"
     if before is not None and context.measure is not None:
         taken = context.measure(study.quantized(choice.taken))
-        findings["seconds"] = {"float32": sum(before.values()), "quantized": sum(taken.values())}
-        if sum(taken.values()) >= sum(before.values()):
+        findings["seconds"] = {"float32": math.fsum(before.values()), "quantized": math.fsum(taken.values())}
+        if math.fsum(taken.values()) >= math.fsum(before.values()):
             reason = (
-                f"the whole would not be faster: {sum(taken.values()) * 1e3:.3f} ms instead of "
-                f"{sum(before.values()) * 1e3:.3f}"
+                f"the whole would not be faster: {math.fsum(taken.values()) * 1e3:.3f} ms instead of "
+                f"{math.fsum(before.values()) * 1e3:.3f}"
             )
             return Planned(None, reason, refusals, findings)
-        reason += f"; {sum(before.values()) * 1e3:.3f} ms become {sum(taken.values()) * 1e3:.3f}"
+        reason += f"; {math.fsum(before.values()) * 1e3:.3f} ms become {math.fsum(taken.values()) * 1e3:.3f}"
     return Planned(calibrated.restricted(choice.taken, groups), reason, refusals, findings)
 
 
@@ -138,7 +138,7 @@ class _Study:
 
 def _of(name: str, seconds: Mapping[str, float]) -> float:
     """Seconds of the steps that compute a node."""
-    return sum(taken for nodes, taken in seconds.items() if name in nodes.split("\n"))
+    return math.fsum(taken for nodes, taken in seconds.items() if name in nodes.split("\n"))
 
 
 def _metric(contract: Contract, judgement: Judgement) -> dict[str, object]:

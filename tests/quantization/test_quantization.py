@@ -169,3 +169,18 @@ def test_a_library_of_integers_gives_the_answers_of_the_graph():
     for each in samples(4):
         assert np.allclose(compiled.run(each)["y"], made.run(each)["y"], rtol=1e-3, atol=1e-4)
     assert step["settings"]["layers"]
+
+
+def test_the_same_tuning_file_gives_the_same_bytes(tmp_path):
+    if not resolve_target("host").has_dot_products:
+        pytest.skip("this machine has no instruction for products of bytes")
+
+    def compiled(tuning):
+        return lc.compile(net(), name="net", calibration=samples(), metric="relative_error", tuning=tuning)
+
+    first = compiled("measure")
+    (tmp_path / "tuning.json").write_bytes((first.folder / "tuning.json").read_bytes())
+    again = [compiled(tmp_path / "tuning.json") for _ in range(2)]
+    for file in ("libnet.so", "plan.json", "tuning.json"):
+        contents = {(each.folder / file).read_bytes() for each in (first, *again)}
+        assert len(contents) == 1, file
