@@ -82,9 +82,14 @@ def compile(
             progress=progress,
         )
         compiled.save(folder)
-    for step in compiled.manifest["passes"]:
-        if not step["exact"]:
-            typer.echo(f"{step['pass']}: {step['reason']}")
+    lossy = [step for step in compiled.manifest["passes"] if not step["exact"]]
+    for step in lossy:
+        typer.echo(f"{step['pass']}: {step['reason']}")
+    if calibration is not None and not lossy:
+        made = lepton_compile.Plan.from_json(read_text(folder / "plan.json"))
+        for answer in made.declined:
+            if answer.name == "quantization":
+                typer.echo(f"nothing is quantized: {answer.reason}")
     for note in compiled.manifest["notes"]:
         typer.echo(f"note: {note}", err=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

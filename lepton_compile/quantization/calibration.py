@@ -107,7 +107,6 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
 
 
 def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Loss]]]) -> Calibrated:
-    recipe = Recipe((), {})
     found: dict[str, Loss] = {}
     observers: dict[str, str] = {}
     scales: dict[str, tuple[float, int]] = {}
@@ -126,9 +125,7 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
                 loss = replace(loss, error=loss.corrected)
             found[layer.node] = loss
     layers = tuple(layer.node for group in groups for layer in group.layers)
-    return Calibrated(
-        replace(recipe, layers=layers, scales=scales, smoothing=smoothing, corrections=corrections), found, observers
-    )
+    return Calibrated(Recipe(layers, scales, smoothing, corrections), found, observers)
 
 
 def _total(by_layer: Mapping[str, Loss]) -> float:

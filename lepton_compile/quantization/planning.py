@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
@@ -173,8 +174,8 @@ def _ranking(
     ]
 
 
-def _multiplications(node: object) -> int:
-    outputs, weights = node.outputs[0].shape, node.inputs[1].shape  # type: ignore[attr-defined]
+def _multiplications(node: gs.Node) -> int:
+    outputs, weights = node.outputs[0].shape, node.inputs[1].shape
     if outputs is None or weights is None:
         return 0
     return int(np.prod(outputs)) * int(np.prod(weights[1:]))

@@ -31,6 +31,15 @@ def test_calibration_data_from_a_file(model, tmp_path):
     assert '"name": "cosine"' in (tmp_path / "out" / "plan.json").read_text()
 
 
+def test_a_target_that_gains_nothing_says_so(model, tmp_path, capsys):
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).standard_normal((12, 32)).astype(np.float32))
+    assert (
+        run("compile", model, "--target", "x86-64-v3", "-o", tmp_path / "out", "--calibration", tmp_path / "data.npz")
+        == 0
+    )
+    assert "nothing is quantized: target 'x86-64-v3' has no instruction" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -64,7 +64,9 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
 
     def compile(model: Path, target: str, **options: object) -> SimpleNamespace:
         given.update(options, model=model, target=target)
-        return SimpleNamespace(save=lambda folder: Path(folder).mkdir(), manifest={"notes": ["a branch gives NaN"]})
+        lossy = {"pass": "quantization", "exact": False, "reason": "2 of 3 layers"}
+        manifest = {"notes": ["a branch gives NaN"], "passes": [lossy, {"pass": "gelu", "exact": True, "reason": "1"}]}
+        return SimpleNamespace(save=lambda folder: Path(folder).mkdir(), manifest=manifest)
 
     monkeypatch.setitem(vars(lepton_compile), "compile", compile)
     options = [
@@ -76,7 +78,11 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "a,b{c=1}",
         "--verify",
         "--budget",
-        "size=4MB,memory=64 MiB",
+        "size=4MB,memory=64 MiB,drop=0.5%",
+        "--calibration",
+        "data.npz",
+        "--metric",
+        "top1",
         "--exact-order",
         "--tuning",
         "model",
@@ -88,6 +94,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
     outcome = lepton("compile", "m.onnx", "-o", tmp_path / "out", *options)
     assert outcome.code == 0, outcome.err
     assert outcome.err == "note: a branch gives NaN\n"
+    assert outcome.out.startswith("quantization: 2 of 3 layers\nwrote")
     del given["progress"]
     assert given == {
         "model": Path("m.onnx"),
@@ -96,7 +103,9 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "passes": ["a", "b{c=1}"],
         "plan": None,
         "verify": True,
-        "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20),
+        "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20, max_drop=0.005),
+        "calibration": Path("data.npz"),
+        "metric": "top1",
         "exact_order": True,
         "tuning": "model",
         "dump": Path("steps"),
@@ -107,7 +116,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("latency=5ms", "'latency' is neither size nor memory"),
+        ("latency=5ms", "'latency' is none of size, memory and drop"),
         ("size", "not of the form NAME=VALUE"),
         ("size=4", "size must be a number and its unit"),
         ("size=-4MB", "must not be negative"),
