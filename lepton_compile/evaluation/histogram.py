@@ -98,10 +98,10 @@ class Histogram:
 
 
 def _exponent(low: float, high: float) -> int:
-    """The least k for which [low, high] meets at most `BINS` bins of width 2^k."""
+    """A k for which [low, high] meets at most `BINS` bins of width 2^k; never smaller for a larger range."""
     extent = max(high - low, abs(low) * 2**-40, abs(high) * 2**-40)
     if extent == 0:
-        return 0
+        return _FINEST
     k = max(_FINEST, math.frexp(extent / BINS)[1])
     while math.floor(high / 2.0**k) - math.floor(low / 2.0**k) >= BINS:
         k += 1
