@@ -6,14 +6,14 @@ from tvm import te, tirx
 
 from lepton_compile.kernels.kernel import shape_of
 from lepton_compile.kernels.vector_math import f32, let
+from lepton_compile.lowering.anchors.quantization import SMALLEST_SCALE, quotient
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.operators import Operation
 from lepton_compile.lowering.operators.quantization import range_parameters, saturated
 from lepton_compile.lowering.operators.reduction import Reducer, maximum, minimum, reduce_axes
 from lepton_compile.lowering.region import Scope
 
-# Scales below this have no reciprocal of full precision. They and what they divide are multiplied by LIFT, exactly.
-_SMALLEST_SCALE = 1e-30
+# What smaller scales and what they divide are multiplied by, exactly.
 _LIFT = 2.0**64
 
 
@@ -25,7 +25,7 @@ def dynamic_quantization(scope: Scope, operation: Operation, x: te.Tensor) -> Lo
     scope.to_memory(x)
     low, high = (_over_all(scope, x, reducer, name) for reducer, name in ((minimum, "low"), (maximum, "high")))
     scale, zero = range_parameters(low, high)
-    lift = te.compute((), lambda: tirx.Select(scale() < f32(_SMALLEST_SCALE), f32(_LIFT), f32(1)), name="lift")
+    lift = te.compute((), lambda: tirx.Select(scale() < f32(SMALLEST_SCALE), f32(_LIFT), f32(1)), name="lift")
     reciprocal = te.compute((), lambda: f32(1) / (scale() * lift()), name="reciprocal")
     for value in (scale, zero, lift, reciprocal):
         scope.to_memory(value)
@@ -48,15 +48,6 @@ def _over_all(scope: Scope, x: te.Tensor, reducer: Reducer, name: str) -> te.Ten
 
 
 def _quantized(x: tirx.Expr, scale: te.Tensor, zero: te.Tensor, lift: te.Tensor, reciprocal: te.Tensor) -> tirx.Expr:
-    """round(x / scale) + zero.
-
-    The quotient by the reciprocal, corrected by its remainder, is the rounded one; see
-    `lepton_compile.lowering.anchors.quantization`.
-    """
-
-    def quotient(v: tirx.Expr) -> tirx.Expr:
-        step = scale() * lift()
-        return let(v * reciprocal(), lambda q: q + (v - q * step) * reciprocal())
-
-    rounded = tirx.nearbyint(let(x * lift(), quotient))
+    """round(x / scale) + zero."""
+    rounded = tirx.nearbyint(let(x * lift(), lambda v: quotient(v, scale() * lift(), reciprocal())))
     return saturated(rounded + zero().astype("float32"), "uint8")

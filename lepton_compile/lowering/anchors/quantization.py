@@ -11,8 +11,8 @@ from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.region import Quantized, Scope
 
-# Float32 numbers between this and its reciprocal have reciprocals of full precision, and products far from overflow.
-_SMALLEST_SCALE = 1e-30
+SMALLEST_SCALE = 1e-30
+"""Between this and its reciprocal, float32 numbers have full reciprocals, and products far from overflow."""
 # Float32 numbers near this one are whole, and neighbours.
 _WHOLE = 1.5 * 2**23
 
@@ -31,7 +31,7 @@ def quantization(
     if zero.dtype.name not in ("uint8", "int8", "uint16", "int16"):
         return None
     factor, offset, dtype = float(step.item()), int(zero.item()), zero.dtype.name
-    if not _SMALLEST_SCALE <= factor <= 1 / _SMALLEST_SCALE:
+    if not SMALLEST_SCALE <= factor <= 1 / SMALLEST_SCALE:
         return None
     return te.compute(x.shape, lambda *i: _quantized(x(*i), factor, offset, dtype), name="quantize")
 
@@ -40,20 +40,25 @@ def _quantized(x: tirx.Expr, scale: float, zero: int, dtype: str) -> tirx.Expr:
     """A float32 number quantized with known parameters.
 
     It is clipped first, NaN to the lowest, so that nothing overflows; and a division takes as long as ten
-    multiplications. A quotient by the reciprocal, corrected by its remainder, is the rounded one (Markstein,
-    "Computation of elementary functions on the IBM RISC System/6000 processor", 1990), as the remainder is exact in a
-    fused multiply-add. Added to 1.5 * 2^23 it is rounded to a whole number, halves to even, which are the last bits.
+    multiplications. Added to 1.5 * 2^23 it is rounded to a whole number, halves to even, which are the last bits.
     """
     low, high = (f32((int(limit(dtype).value) - zero) * scale) for limit in (tirx.min_value, tirx.max_value))
 
     def clipped(v: tirx.Expr) -> tirx.Expr:
         return let(tirx.Select(v > low, v, low), lambda w: tirx.Select(w < high, w, high))
 
-    def quotient(v: tirx.Expr) -> tirx.Expr:
-        return let(v * f32(1 / scale), lambda q: q + (v - q * f32(scale)) * f32(1 / scale))
-
-    bits = tirx.reinterpret("int32", let(let(x, clipped), quotient) + f32(_WHOLE))
+    rounded = let(let(x, clipped), lambda v: quotient(v, f32(scale), f32(1 / scale)))
+    bits = tirx.reinterpret("int32", rounded + f32(_WHOLE))
     return (bits - (int(np.float32(_WHOLE).view(np.int32)) - zero)).astype(dtype)
+
+
+def quotient(x: tirx.Expr, divisor: tirx.Expr, reciprocal: tirx.Expr) -> tirx.Expr:
+    """The rounded quotient, without a division.
+
+    That by the rounded reciprocal, corrected by its remainder, is it (Markstein, "Computation of elementary functions
+    on the IBM RISC System/6000 processor", 1990), as the remainder is exact in a fused multiply-add.
+    """
+    return let(x * reciprocal, lambda q: q + (x - q * divisor) * reciprocal)
 
 
 @anchor("DequantizeLinear")
