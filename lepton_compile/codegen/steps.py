@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from lepton_compile.lowering.program import Buffer, Call, Choice, Kernel, Progra
 _MOVING = ("elementwise", "copy")
 
 
-def describe_steps(program: Program) -> list[dict[str, object]]:
+def describe_steps(program: Program) -> list[dict[str, Any]]:
     """Every call of a program, in the order of the numbers that the library's profile reports.
 
     Returns:
