@@ -6,7 +6,6 @@ and its shapes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class Facts:
 
 def kernel_symbol(program: Program, kernel: Kernel) -> str:
     """The C name of a kernel: what it computes decides, not its place among others, so that objects can be shared."""
-    return f"{program.name}_{kernel.family.replace(' ', '_')}_{hashlib.sha256(kernel.text.encode()).hexdigest()[:10]}"
+    return f"{program.name}_{kernel.family.replace(' ', '_')}_{kernel.digest}"
 
 
 def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:

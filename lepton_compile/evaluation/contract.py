@@ -118,7 +118,6 @@ class Contract:
         self._metric = metric
         self._calibrating = _Kept()
         self._held_out = _Kept()
-        self._originals: dict[int, tuple[float, ...]] = {}
 
     def observe(self, graph: Graph, channel_axes: Mapping[str, int]) -> dict[str, Statistics]:
         """Statistics of inner tensors over the samples that calibrate.
@@ -155,7 +154,8 @@ class Contract:
                     found[name].add(value, channel_axes[name])
         if self._data is not None:
             self._data = None
-            self.judge_answers([each.answer for each in self._held_out.samples])
+            judging = self._held_out.samples
+            self._judged([each.answer for each in judging], judging)  # so that a metric that cannot judge fails first
         return found
 
     def samples(self, most: int) -> Sequence[Answered]:
@@ -175,11 +175,10 @@ class Contract:
         """
         judging = self._held_out.samples if on is None else on
         session = graph.session()
-        return self.judge_answers([session.run(each.sample.inputs) for each in judging], on)
+        return self._judged([session.run(each.sample.inputs) for each in judging], judging)
 
-    def judge_answers(self, answers: Sequence[Mapping[str, Array]], on: Sequence[Answered] | None = None) -> Judgement:
-        """What the metric says of answers to samples; those that are held out by default. Errors as of `judge`."""
-        judging = self._held_out.samples if on is None else on
+    def _judged(self, answers: Sequence[Mapping[str, Array]], judging: Sequence[Answered]) -> Judgement:
+        """What the metric says of answers to these samples."""
         expected = [each.expected for each in judging]
         original = [each.answer for each in judging]
         value, original_value = self._call(answers, expected), self._call(original, expected)

@@ -10,6 +10,7 @@ A dimension is an integer or, for a symbolic one, the name of an entry of `Progr
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,6 +125,11 @@ class Kernel:
     def text(self) -> str:
         """The function as JSON; the same for equal functions, whatever they are called."""
         return str(tvm.ir.save_json(self.function))
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells its text from others'."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)

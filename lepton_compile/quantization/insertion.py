@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS, Layer
-from lepton_compile.quantization.weights import rounded, rounded_bias, weight_scales
+from lepton_compile.quantization.weights import rounded, rounded_bias, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, producer
 
 Array = npt.NDArray[Any]
@@ -46,8 +46,8 @@ class Insertion:
         """Multiply the weights of each input channel, whose values will be divided by as much."""
         node = self._nodes[layer.node]
         weights = _known(node.inputs[1])
-        along = [-1 if place == layer.weights_axis else 1 for place in range(weights.ndim)]
-        node.inputs[1] = self._constant(node.inputs[1].name, weights * factors.reshape(along))
+        scaled = weights * spread(factors, layer.weights_axis, weights.ndim)
+        node.inputs[1] = self._constant(node.inputs[1].name, scaled)
 
     def add_to_outputs(self, layer: Layer, offsets: Array) -> None:
         """Add a number to each output of a layer."""
@@ -100,8 +100,7 @@ class Insertion:
         quantizing = tensor
         if factors is not None:
             quantizing = gs.Variable(self._uses.fresh_name(f"{name}_smoothed"), tensor.dtype, tensor.shape)
-            along = [-1, *[1] * (len(tensor.shape) - 1 - axis)]
-            inverse = self._constant(f"{name}_smoothing", (1 / factors).reshape(along))
+            inverse = self._constant(f"{name}_smoothing", spread(1 / factors, 0, len(tensor.shape) - axis))
             added.append(gs.Node("Mul", self._name(name, "smooth"), {}, [tensor, inverse], [quantizing]))
         parameters = [
             self._constant(f"{name}_scale", np.array(scale, np.float32)),

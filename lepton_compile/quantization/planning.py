@@ -86,14 +86,12 @@ def plan(graph: Graph, groups: Sequence[Group], context: Context) -> Planned:
     reason = f"{len(choice.taken)} of {len(every)} layers compute in integers; {contract.metric_name} {judgement}"
     if before is not None and context.measure is not None:
         taken = context.measure(study.quantized(choice.taken))
-        findings["seconds"] = {"float32": math.fsum(before.values()), "quantized": math.fsum(taken.values())}
-        if math.fsum(taken.values()) >= math.fsum(before.values()):
-            reason = (
-                f"the whole would not be faster: {math.fsum(taken.values()) * 1e3:.3f} ms instead of "
-                f"{math.fsum(before.values()) * 1e3:.3f}"
-            )
+        exact, quantized = math.fsum(before.values()), math.fsum(taken.values())
+        findings["seconds"] = {"float32": exact, "quantized": quantized}
+        if quantized >= exact:
+            reason = f"the whole would not be faster: {quantized * 1e3:.3f} ms instead of {exact * 1e3:.3f}"
             return Planned(None, reason, refusals, findings)
-        reason += f"; {math.fsum(before.values()) * 1e3:.3f} ms become {math.fsum(taken.values()) * 1e3:.3f}"
+        reason += f"; {exact * 1e3:.3f} ms become {quantized * 1e3:.3f}"
     return Planned(calibrated.restricted(choice.taken, groups), reason, refusals, findings)
 
 

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import Layer
-from lepton_compile.quantization.weights import rounded, weight_scales
+from lepton_compile.quantization.weights import rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
@@ -109,9 +109,8 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
     x = node.inputs[0]
     if trial.smoothing is not None:
         factors = np.array(trial.smoothing, np.float32)
-        along = [-1 if place == layer.weights_axis else 1 for place in range(weights.ndim)]
-        weights = weights * factors.reshape(along)
-        inverse = (1 / factors).reshape([-1, *[1] * (len(x.shape) - 1 - layer.channel_axis)])
+        weights = weights * spread(factors, layer.weights_axis, weights.ndim)
+        inverse = spread(1 / factors, 0, len(x.shape) - layer.channel_axis)
         x = _node(graph, "Mul", f"{prefix}_smooth", [x, _constant(f"{prefix}_inverse", inverse)])
     scale = _constant(f"{prefix}_scale", np.array(trial.scale, np.float32))
     zero = _constant(f"{prefix}_zero", np.array(trial.zero, np.uint8))
@@ -119,8 +118,8 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
     x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", [integers, scale, zero])
     if not layer.depthwise:
         steps = weight_scales(weights, layer.output_axis)
-        along = [-1 if place == layer.output_axis else 1 for place in range(weights.ndim)]
-        weights = rounded(weights, steps, layer.output_axis).astype(np.float32) * steps.reshape(along)
+        integers_of_weights = rounded(weights, steps, layer.output_axis)
+        weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
     inputs = [x, _constant(f"{prefix}_weights", weights), *node.inputs[2:]]
     made = _node(graph, node.op, f"{prefix}_layer", inputs, attrs=dict(node.attrs))
     result = node.outputs[0]
@@ -138,8 +137,6 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
 
 
 def _mean(graph: Graph, name: str, x: gs.Tensor, axes: list[int]) -> str:
-    if graph.opset < 18:
-        return str(_node(graph, "ReduceMean", name, [x], attrs={"axes": axes, "keepdims": 0}).name)
     inputs = [x, _constant(f"{name}_axes", np.array(axes, np.int64))]
     return str(_node(graph, "ReduceMean", name, inputs, attrs={"keepdims": 0}).name)
 

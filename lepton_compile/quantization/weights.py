@@ -13,6 +13,11 @@ LARGEST = 127
 """The largest integer; -128 is left out, so that negation is exact."""
 
 
+def spread(values: Array, axis: int, rank: int) -> Array:
+    """One number for each index of an axis, in a shape that broadcasts against tensors of this rank."""
+    return values.reshape([-1 if place == axis else 1 for place in range(rank)])
+
+
 def weight_scales(weights: Array, axis: int) -> npt.NDArray[np.float32]:
     """The scale of each output: its largest weight is the largest integer; 1 where all are zero.
 
@@ -27,8 +32,7 @@ def weight_scales(weights: Array, axis: int) -> npt.NDArray[np.float32]:
 
 def rounded(weights: Array, scales: Array, axis: int) -> npt.NDArray[np.int8]:
     """The nearest integers."""
-    along = [-1 if place == axis else 1 for place in range(weights.ndim)]
-    steps = np.rint(weights / scales.reshape(along))
+    steps = np.rint(weights / spread(scales, axis, weights.ndim))
     return np.clip(steps, -LARGEST, LARGEST).astype(np.int8)
 
 

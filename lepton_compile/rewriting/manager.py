@@ -125,7 +125,7 @@ def replay_steps(
     """Run earlier steps again, in their order; nothing is proposed or decided. Arguments as for `run_passes`."""
     chain = _Chain(graph, context or Context(), _verification(graph) if verify else None, dump, progress)
     for rewrite, step in rewrites:
-        chain.run(rewrite, Proposal(rewrite, step.reason, step.refusals, step.findings))
+        chain.run(Proposal(rewrite, step.reason, step.refusals, step.findings))
     return chain.graph
 
 
@@ -162,7 +162,7 @@ def _settle(chain: _Chain, passes: Sequence[Pass], target: Target, context: Cont
         for rewrite in passes:
             answer = _proposal(rewrite, chain.graph, target, context)
             if isinstance(answer, Proposal):
-                if chain.run(answer.rewrite, answer):
+                if chain.run(answer):
                     unchanged = 0
                     continue
                 answer = Decline(f"it changed nothing though it proposed: {answer.reason}", answer.refusals)
@@ -217,8 +217,9 @@ class _Chain:
         self._dump = dump
         self._progress = progress
 
-    def run(self, rewrite: Pass, proposal: Proposal) -> bool:
-        """Run one pass on a copy, check the result and take it over; False when the pass changed nothing."""
+    def run(self, proposal: Proposal) -> bool:
+        """Run what is proposed on a copy, check the result and take it over; False when it changed nothing."""
+        rewrite = proposal.rewrite
         if self._progress is not None:
             self._progress(f"{rewrite.stage.value}: {rewrite.name}: {proposal.reason}")
         stage = rewrite.stage.value

@@ -4,8 +4,6 @@ import numpy as np
 import onnx
 import pytest
 
-from lepton_compile.cli.main import main
-
 
 @pytest.fixture
 def model(tmp_path):
@@ -18,26 +16,22 @@ def model(tmp_path):
     return path
 
 
-def run(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return ended.value.code
-
-
-def test_calibration_data_from_a_file(model, tmp_path):
+@pytest.fixture
+def data(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).standard_normal((12, 32)).astype(np.float32))
-    options = ["--calibration", tmp_path / "data.npz", "--metric", "cosine", "--budget", "drop=1%"]
-    assert run("compile", model, "--target", "x86-64-v4-vnni", "-o", tmp_path / "out", *options) == 0
+    return tmp_path / "data.npz"
+
+
+def test_calibration_data_from_a_file(lepton, model, data, tmp_path):
+    options = ["--calibration", data, "--metric", "cosine", "--budget", "drop=1%"]
+    assert lepton("compile", model, "--target", "x86-64-v4-vnni", "-o", tmp_path / "out", *options).code == 0
     assert '"name": "cosine"' in (tmp_path / "out" / "plan.json").read_text()
 
 
-def test_a_target_that_gains_nothing_says_so(model, tmp_path, capsys):
-    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).standard_normal((12, 32)).astype(np.float32))
-    assert (
-        run("compile", model, "--target", "x86-64-v3", "-o", tmp_path / "out", "--calibration", tmp_path / "data.npz")
-        == 0
-    )
-    assert "nothing is quantized: target 'x86-64-v3' has no instruction" in capsys.readouterr().out
+def test_a_target_that_gains_nothing_says_so(lepton, model, data, tmp_path):
+    outcome = lepton("compile", model, "--target", "x86-64-v3", "-o", tmp_path / "out", "--calibration", data)
+    assert outcome.code == 0
+    assert "nothing is quantized: target 'x86-64-v3' has no instruction" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -49,8 +43,8 @@ def test_a_target_that_gains_nothing_says_so(model, tmp_path, capsys):
         (["--budget", "drop=-1"], "is not 0 or more"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_and_nothing_is_written(model, tmp_path, capsys, options, message):
-    assert run("compile", model, "--target", "x86-64-v4-vnni", "-o", tmp_path / "out", *options) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+def test_what_cannot_be_used_is_one_line_and_nothing_is_written(lepton, model, tmp_path, options, message):
+    outcome = lepton("compile", model, "--target", "x86-64-v4-vnni", "-o", tmp_path / "out", *options)
+    assert outcome.code == 2
+    assert message in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -9,20 +9,20 @@ from lepton_compile.evaluation.samples import read_samples
 from lepton_compile.model import Graph
 
 
-@pytest.fixture
-def graph():
-    text = "g (float[1,2] x, float[1,2] y) => (float[1,2] z) { z = Add(x, y) }"
+def parsed(text):
     made = Graph.from_model(onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]>' + text))
     made.infer_shapes()
     return made
+
+
+@pytest.fixture
+def graph():
+    return parsed("g (float[1,2] x, float[1,2] y) => (float[1,2] z) { z = Add(x, y) }")
 
 
 @pytest.fixture
 def single():
-    text = "g (float[1,2] x) => (float[1,2] z) { z = Relu(x) }"
-    made = Graph.from_model(onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]>' + text))
-    made.infer_shapes()
-    return made
+    return parsed("g (float[1,2] x) => (float[1,2] z) { z = Relu(x) }")
 
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
