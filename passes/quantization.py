@@ -1,6 +1,8 @@
-"""Quantization: layers compute in integers of eight bits where that is faster, as far as the accuracy contract allows.
+"""Quantization: layers compute in integers of eight bits, or in bfloat16, where that is faster, as far as the accuracy
+contract allows.
 
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
+    y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
 
 Activations are unsigned bytes with a zero point, weights signed bytes around 0 with a scale for each output, biases
 int32 in the unit of the sums (Jacob et al., 2018, arXiv:1712.05877). Ranges, smoothing and corrections come from the
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.halves import find_products
 from lepton_compile.quantization.layers import find_groups, find_layers
 from lepton_compile.quantization.planning import plan, predicted_gain
-from lepton_compile.quantization.recipe import Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.patterns import is_operator
 
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantization(Pass):
-    """Let layers compute in integers of eight bits, under an accuracy contract.
+    """Let layers compute in integers of eight bits, or in bfloat16, under an accuracy contract.
 
     Attributes:
-        layers: Names of the layers.
-        scales: Scale and zero point of what they read, by tensor.
+        layers: Names of the layers, and what each computes in: "int8" or "bfloat16".
+        scales: Scale and zero point of what layers in int8 read, by tensor.
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.
     """
@@ -39,7 +42,7 @@ class Quantization(Pass):
     stage = Stage.QUANTIZE
     exact = False
 
-    layers: tuple[str, ...] = ()
+    layers: tuple[tuple[str, str], ...] = ()
     scales: tuple[tuple[str, float, int], ...] = ()
     smoothing: tuple[tuple[str, tuple[float, ...]], ...] = ()
     corrections: tuple[tuple[str, tuple[float, ...]], ...] = ()
@@ -48,15 +51,17 @@ class Quantization(Pass):
         """Propose the layers that pay."""
         if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
-        layers, refusals = find_layers(graph)
-        if not layers:
-            return Decline("no layer could compute in integers", tuple(refusals))
-        if why := _why_not(target):
-            return Decline(why, tuple(refusals))
+        precisions = _useful(target)
+        layers, refusals = find_layers(graph) if INT8 in precisions else ([], [])
+        halves = find_products(graph) if BFLOAT16 in precisions else []
+        if not precisions:
+            return Decline(_why_not(target))
+        if not layers and not halves:
+            return Decline(f"no layer could compute in {' or '.join(precisions)}", tuple(refusals))
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers), tuple(refusals))
-        planned = plan(graph, groups, context)
+        planned = plan(graph, groups, halves, context)
         refusals += planned.refusals
         if planned.recipe is None:
             return Decline(planned.reason, tuple(refusals), planned.findings)
@@ -65,7 +70,7 @@ class Quantization(Pass):
     def run(self, graph: Graph, context: Context) -> Graph:
         """Quantize them."""
         recipe = Recipe(
-            self.layers,
+            dict(self.layers),
             {name: (scale, zero) for name, scale, zero in self.scales},
             dict(self.smoothing),
             dict(self.corrections),
@@ -73,18 +78,23 @@ class Quantization(Pass):
         return follow(recipe, graph)
 
 
+def _useful(target: Target) -> list[str]:
+    """The precisions that the policy allows and that are faster than float32."""
+    faster = {INT8: target.has_dot_products, BFLOAT16: getattr(target, "has_bfloat16_dot_products", False)}
+    return [precision for precision in target.policy.precision if faster.get(precision, False)]
+
+
 def _why_not(target: Target) -> str:
-    """Why a target gains nothing from integers; "" if it does."""
-    if "int8" not in target.policy.precision:
+    """Why no precision is of use."""
+    allowed = [precision for precision in target.policy.precision if precision in PRECISIONS]
+    if not allowed:
         return f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
-    if not target.has_dot_products:
-        return f"target '{target.name}' has no instruction that adds products of bytes (VNNI): float32 is faster"
-    return ""
+    return f"target '{target.name}' has no instruction that adds products of bytes (VNNI) or of bfloat16: float32 is faster"
 
 
 def _pass_of(recipe: Recipe) -> Quantization:
     return Quantization(
-        recipe.layers,
+        tuple(recipe.precisions.items()),
         tuple((name, *scale) for name, scale in recipe.scales.items()),
         tuple(recipe.smoothing.items()),
         tuple(recipe.corrections.items()),

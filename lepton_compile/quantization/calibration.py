@@ -19,9 +19,10 @@ import numpy.typing as npt
 from lepton_compile.evaluation.contract import Contract, Statistics
 from lepton_compile.evaluation.histogram import Histogram
 from lepton_compile.model import Graph
+from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import Recipe
+from lepton_compile.quantization.recipe import INT8, Recipe
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
@@ -51,9 +52,10 @@ class Calibrated:
     losses: Mapping[str, Loss]
     observers: Mapping[str, str]
 
-    def restricted(self, layers: frozenset[str], groups: Sequence[Group]) -> Recipe:
-        """The recipe for some of the layers."""
+    def restricted(self, precisions: Assignment, groups: Sequence[Group]) -> Recipe:
+        """The recipe that gives layers these precisions."""
         recipe = self.recipe
+        layers = {name for name, precision in precisions.items() if precision == INT8}
         sources = {
             source
             for group in groups
@@ -61,7 +63,7 @@ class Calibrated:
             for source in group.sources
         }
         return Recipe(
-            tuple(name for name in recipe.layers if name in layers),
+            dict(precisions),
             {name: scale for name, scale in recipe.scales.items() if name in sources},
             {name: factors for name, factors in recipe.smoothing.items() if name in sources},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
@@ -124,8 +126,8 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
                 corrections[layer.node] = loss.offsets
                 loss = replace(loss, error=loss.corrected)
             found[layer.node] = loss
-    layers = tuple(layer.node for group in groups for layer in group.layers)
-    return Calibrated(Recipe(layers, scales, smoothing, corrections), found, observers)
+    layers = [layer.node for group in groups for layer in group.layers]
+    return Calibrated(Recipe(dict.fromkeys(layers, INT8), scales, smoothing, corrections), found, observers)
 
 
 def _total(by_layer: Mapping[str, Loss]) -> float:

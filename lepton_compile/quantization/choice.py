@@ -1,21 +1,25 @@
-"""Mixed precision by value for money: which layers are worth computing in integers under a contract.
+"""Mixed precision by value for money: which precision each layer is worth computing in under a contract.
 
-Layers are chosen as for a knapsack: what each one saves is its value, what it costs of the metric its weight, and the
-contract the capacity. Costs add up only roughly, so the capacity is found by trying: layers in the order of value by
-weight (the optimum of the relaxed problem; Dantzig, "Discrete-variable extremum problems", 1957) form a chain of
-choices, each larger than the one before, and the largest that holds the contract is found by bisection. What is left
-out is then tried once more, the most valuable first.
+This is a knapsack of multiple choice: what a precision saves a layer is its value, what it costs of the metric its
+weight, and the contract the capacity. Of each layer's precisions those count that no mixture of two others beats (the
+convex hull; Sinha and Zoltners, "The multiple-choice knapsack problem", 1979). The steps from one to the next, in the
+order of value by weight, are the optimum of the relaxed problem; they form a chain of choices, each with one step more
+than the one before. Costs add up only roughly, so the capacity is found by trying: the largest choice that holds the
+contract, by bisection. What is left out is then tried once more, the most valuable first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-# How many layers of those left out are tried at the end.
+# How many steps of those left out are tried at the end.
 _REPAIRS = 8
 
-Judge = Callable[[frozenset[str]], float]
+Assignment = Mapping[str, str]
+"""From layers to the precisions that they compute in; the others stay as they are."""
+Table = Mapping[str, Mapping[str, float]]
+"""A number for each precision that a layer may compute in."""
 
 
 @dataclass(frozen=True)
@@ -23,43 +27,81 @@ class Choice:
     """What was chosen.
 
     Attributes:
-        taken: The layers.
+        taken: The precision of each layer that changes.
         excess: By how much the drop of the metric exceeds the contract with them; not more than 0.
-        alone: What quantizing each layer alone costs of the metric; empty where all could be taken.
+        alone: What each precision of each layer costs of the metric alone; empty where the best could be taken.
     """
 
-    taken: frozenset[str]
+    taken: Assignment
     excess: float
-    alone: Mapping[str, float]
+    alone: Table
 
 
-def choose(values: Mapping[str, float], alone: Callable[[], Mapping[str, float]], excess: Judge) -> Choice:
-    """Choose layers.
+@dataclass(frozen=True)
+class _Step:
+    """A layer goes on to a precision that saves more and costs more."""
+
+    layer: str
+    precision: str
+    value: float
+    cost: float
+
+
+def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignment], float]) -> Choice:
+    """Choose a precision for each layer.
 
     Args:
-        values: What each layer saves; those that save nothing are left out.
-        alone: What each layer costs alone, on samples that do not judge; asked for where not all can be taken.
-        excess: By how much the metric drops more than the contract allows, with some layers; at most 0 where it holds.
+        values: What each precision saves each layer; where it saves nothing, it is left out.
+        alone: What each costs alone, on samples that do not judge; asked for where not all can have the best.
+        excess: By how much the metric drops more than the contract allows, with some choice; at most 0 where it holds.
     """
-    every = frozenset(name for name, value in values.items() if value > 0)
-    over = excess(every) if every else 0.0
+    saving = {layer: {p: value for p, value in each.items() if value > 0} for layer, each in values.items()}
+    best = {layer: max(each, key=lambda p: (each[p], p)) for layer, each in saving.items() if each}
+    over = excess(best) if best else 0.0
     if over <= 0:
-        return Choice(every, over, {})
+        return Choice(best, over, {})
     costs = alone()
-    order = sorted(every, key=lambda name: (-values[name] / max(costs[name], 1e-12), name))
-    fits, too_many = 0, len(order)
-    best = 0.0
+    chain = [step for layer, each in saving.items() for step in _hull(layer, each, costs[layer])]
+    chain.sort(key=lambda step: (-step.value / max(step.cost, 1e-12), step.layer))
+    fits, too_many = 0, len(chain) + 1
+    least = 0.0
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        over = excess(frozenset(order[:middle]))
+        over = excess(_taken(chain[:middle]))
         if over <= 0:
-            fits, best = middle, over
+            fits, least = middle, over
         else:
             too_many = middle
-    taken = frozenset(order[:fits])
+    taken = _taken(chain[:fits])
     # The first of those left out is known to be too much.
-    for name in sorted(order[fits + 1 :], key=lambda each: (-values[each], each))[:_REPAIRS]:
-        over = excess(taken | {name})
+    for step in sorted(chain[fits + 1 :], key=lambda each: (-each.value, each.layer))[:_REPAIRS]:
+        tried = {**taken, step.layer: step.precision}
+        over = excess(tried)
         if over <= 0:
-            taken, best = taken | {name}, over
-    return Choice(taken, best, costs)
+            taken, least = tried, over
+    return Choice(taken, least, costs)
+
+
+def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -> list[_Step]:
+    """The steps of one layer, from what costs least on: each saves less for what it costs than the one before."""
+    steps: list[_Step] = []
+    reached: list[tuple[float, float]] = [(0.0, 0.0)]
+    for precision in sorted(values, key=lambda p: (costs[p], -values[p], p)):
+        value, cost = values[precision], max(costs[precision], 0.0)
+        if value <= reached[-1][0]:
+            continue
+        while steps and _rate(reached[-1], (value, cost)) >= _rate(reached[-2], reached[-1]):
+            steps.pop()
+            reached.pop()
+        steps.append(_Step(layer, precision, value - reached[-1][0], cost - reached[-1][1]))
+        reached.append((value, cost))
+    return steps
+
+
+def _rate(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[0] - one[0]) / max(other[1] - one[1], 1e-12)
+
+
+def _taken(steps: Sequence[_Step]) -> dict[str, str]:
+    """The last step of each layer decides."""
+    return {step.layer: step.precision for step in steps}

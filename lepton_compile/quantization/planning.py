@@ -12,13 +12,15 @@ import onnx_graphsurgeon as gs
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import Calibrated, calibrate
-from lepton_compile.quantization.choice import choose
+from lepton_compile.quantization.choice import Assignment, choose
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, INT8, Recipe, follow
 from lepton_compile.rewriting.passes import Context
 
 # How many samples show what each layer costs alone.
 _SAMPLES = 4
+# What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
+_BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
 
 
 @dataclass(frozen=True)
@@ -48,96 +50,157 @@ def predicted_gain(graph: Graph, layers: Sequence[Layer]) -> str:
     )
 
 
-def plan(graph: Graph, groups: Sequence[Group], context: Context) -> Planned:
+def plan(graph: Graph, groups: Sequence[Group], halves: Sequence[str], context: Context) -> Planned:
     """Plan the quantization of a graph.
 
     Args:
         graph: The graph.
-        groups: What its layers read.
+        groups: What the layers that could compute in int8 read.
+        halves: The layers that could compute in bfloat16.
         context: Its contract judges; its `measure`, where there is one, says what layers take.
     """
     contract = context.contract
     assert contract is not None
-    every = [layer.node for group in groups for layer in group.layers]
-    calibrated = calibrate(graph, groups, contract)
-    study = _Study(graph, groups, contract, calibrated)
-    if context.measure is None:
-        gains, before = dict.fromkeys(every, 1.0), None
-    else:
-        before = context.measure(graph)
-        after = context.measure(study.quantized(frozenset(every)))
-        gains = {name: _of(name, before) - _of(name, after) for name in every}
-    choice = choose(gains, study.alone, study.excess)
-    slower = [f"{name}: float32 is faster, by {-gain * 1e6:.0f} us" for name, gain in gains.items() if gain <= 0]
-    damaging = [
-        f"{name}: {contract.metric_name} would drop too far with it"
-        for name, gain in gains.items()
-        if gain > 0 and name not in choice.taken
-    ]
+    candidates = {
+        INT8: [layer.node for group in groups for layer in group.layers],
+        BFLOAT16: list(halves),
+    }
+    study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
+    uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
+    gains = study.gains(uniform)
+    choice = choose(gains, lambda: study.alone(candidates), study.excess)
+    held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
+    taken = min((each for each in held if each), key=study.seconds, default={})
+    slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
-        "layers": _ranking(every, gains if before else {}, calibrated, choice.alone, choice.taken)
+        "layers": _ranking(candidates, gains if context.measure else {}, study.calibrated, choice.alone, taken)
     }
-    if not choice.taken:
-        reason = "no layer holds the contract" if damaging else "no layer is faster in integers"
+    if not taken:
+        reason = "no layer holds the contract" if damaging else "no layer is faster in another precision"
         return Planned(None, reason, refusals, findings)
-    judgement = study.judge(choice.taken)
+    judgement = study.judge(taken)
     findings["metric"] = _metric(contract, judgement)
-    reason = f"{len(choice.taken)} of {len(every)} layers compute in integers; {contract.metric_name} {judgement}"
-    if before is not None and context.measure is not None:
-        taken = context.measure(study.quantized(choice.taken))
-        exact, quantized = math.fsum(before.values()), math.fsum(taken.values())
+    reason = f"{_counts(taken, candidates)}; {contract.metric_name} {judgement}"
+    if context.measure is not None:
+        exact, quantized = study.seconds({}), study.seconds(taken)
         findings["seconds"] = {"float32": exact, "quantized": quantized}
         if quantized >= exact:
             reason = f"the whole would not be faster: {quantized * 1e3:.3f} ms instead of {exact * 1e3:.3f}"
             return Planned(None, reason, refusals, findings)
         reason += f"; {exact * 1e3:.3f} ms become {quantized * 1e3:.3f}"
-    return Planned(calibrated.restricted(choice.taken, groups), reason, refusals, findings)
+    return Planned(study.recipe(taken), reason, refusals, findings)
 
 
 class _Study:
-    """A graph with some of its layers quantized, judged."""
+    """A graph with some of its layers in other precisions, judged and measured; nothing twice."""
 
-    def __init__(self, graph: Graph, groups: Sequence[Group], contract: Contract, calibrated: Calibrated) -> None:
+    def __init__(
+        self, graph: Graph, groups: Sequence[Group], contract: Contract, calibrated: Calibrated, context: Context
+    ) -> None:
+        self.calibrated = calibrated
         self._graph = graph
         self._groups = groups
         self._contract = contract
-        self._calibrated = calibrated
-        self._judged: dict[frozenset[str], Judgement] = {}
+        self._measure = context.measure
+        self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
+        self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
 
-    def quantized(self, layers: frozenset[str]) -> Graph:
-        """The graph with these layers quantized."""
-        made = follow(self._calibrated.restricted(layers, self._groups), self._graph.copy())
+    def recipe(self, assignment: Assignment) -> Recipe:
+        """How to quantize so."""
+        return self.calibrated.restricted(assignment, self._groups)
+
+    def quantized(self, assignment: Assignment) -> Graph:
+        """The graph, quantized so."""
+        made = follow(self.recipe(assignment), self._graph.copy())
         made.infer_shapes()
         return made
 
-    def judge(self, layers: frozenset[str]) -> Judgement:
+    def judge(self, assignment: Assignment) -> Judgement:
         """What samples that are held out say of it."""
-        if layers not in self._judged:
-            self._judged[layers] = self._contract.judge(self.quantized(layers))
-        return self._judged[layers]
+        key = frozenset(assignment.items())
+        if key not in self._judged:
+            self._judged[key] = self._contract.judge(self.quantized(assignment))
+        return self._judged[key]
 
-    def excess(self, layers: frozenset[str]) -> float:
+    def excess(self, assignment: Assignment) -> float:
         """By how much more than allowed the metric drops, its standard error included."""
-        judgement = self.judge(layers)
+        judgement = self.judge(assignment)
         return judgement.drop + judgement.error - self._contract.max_drop
 
-    def alone(self) -> dict[str, float]:
+    def seconds(self, assignment: Assignment) -> float:
+        """What a run takes, measured or predicted; nothing where there is neither."""
+        return math.fsum(self._steps(assignment).values())
+
+    def gains(self, uniform: Sequence[Assignment]) -> dict[str, dict[str, float]]:
+        """What each layer saves in the precisions that these assignments give it; 1 where nothing is known."""
+        before = self._steps({})
+        found: dict[str, dict[str, float]] = {}
+        for assignment in uniform:
+            after = self._steps(assignment)
+            for name, precision in assignment.items():
+                gain = _of(name, before) - _of(name, after) if self._measure else 1.0
+                found.setdefault(name, {})[precision] = gain
+        return found
+
+    def alone(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """What each layer costs of the metric alone, on samples that calibrate.
 
-        Metrics that count have no small numbers; what they do not tell apart, the loss of the layer's output does.
+        Metrics that count have no small numbers; what they do not tell apart, the loss of the layer's output does. In
+        bfloat16 a layer costs as much less as its output loses less.
         """
-        samples = self._contract.samples(_SAMPLES)
-        costs = {}
-        for name, loss in self._calibrated.losses.items():
-            drop = self._contract.judge(self.quantized(frozenset([name])), samples).drop
-            costs[name] = max(drop, 0.0) + 1e-3 * loss.error
+        costs: dict[str, dict[str, float]] = {}
+        losses = self.calibrated.losses
+        for name in candidates[INT8]:
+            costs[name] = {INT8: self._drop({name: INT8}) + 1e-3 * losses[name].error}
+        for name in candidates[BFLOAT16]:
+            if name in costs:
+                ratio = min(_BFLOAT16_ERROR / math.sqrt(losses[name].error or 1.0), 1.0)
+                costs[name][BFLOAT16] = ratio * costs[name][INT8]
+            else:
+                costs[name] = {BFLOAT16: self._drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
         return costs
+
+    def _drop(self, assignment: Assignment) -> float:
+        samples = self._contract.samples(_SAMPLES)
+        return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
+
+    def _steps(self, assignment: Assignment) -> Mapping[str, float]:
+        key = frozenset(assignment.items())
+        if self._measure is None:
+            return {}
+        if key not in self._measured:
+            self._measured[key] = self._measure(self.quantized(assignment))
+        return self._measured[key]
 
 
 def _of(name: str, seconds: Mapping[str, float]) -> float:
     """Seconds of the steps that compute a node."""
     return math.fsum(taken for nodes, taken in seconds.items() if name in nodes.split("\n"))
+
+
+def _refusals(
+    gains: Mapping[str, Mapping[str, float]], taken: Assignment, contract: Contract
+) -> tuple[list[str], list[str]]:
+    """The layers that stay as they are: since float32 is faster, and since they damage too much."""
+    slower, damaging = [], []
+    for name, by_precision in gains.items():
+        precision, gain = max(by_precision.items(), key=lambda item: item[1])
+        if name in taken:
+            continue
+        if gain <= 0:
+            slower.append(f"{name}: float32 is faster than {precision}, by {-gain * 1e6:.0f} us")
+        else:
+            damaging.append(f"{name}: {contract.metric_name} would drop too far with it")
+    return slower, damaging
+
+
+def _counts(taken: Assignment, candidates: Mapping[str, Sequence[str]]) -> str:
+    every = {name for names in candidates.values() for name in names}
+    parts = [
+        f"{count} in {precision}" for precision in candidates if (count := list(taken.values()).count(precision)) > 0
+    ]
+    return f"of {len(every)} layers {' and '.join(parts)}"
 
 
 def _metric(contract: Contract, judgement: Judgement) -> dict[str, object]:
@@ -152,20 +215,26 @@ def _metric(contract: Contract, judgement: Judgement) -> dict[str, object]:
 
 
 def _ranking(
-    layers: Sequence[str],
-    gains: Mapping[str, float],
+    candidates: Mapping[str, Sequence[str]],
+    gains: Mapping[str, Mapping[str, float]],
     calibrated: Calibrated,
-    alone: Mapping[str, float],
-    taken: frozenset[str],
+    alone: Mapping[str, Mapping[str, float]],
+    taken: Assignment,
 ) -> list[dict[str, object]]:
     """The layers, the one that suffers most first."""
-    order = sorted(layers, key=lambda name: (-alone.get(name, 0.0), -calibrated.losses[name].error, name))
+
+    def damage(name: str) -> tuple[float, float]:
+        loss = calibrated.losses.get(name)
+        return max(alone.get(name, {"": 0.0}).values()), loss.error if loss else 0.0
+
+    names = {name: None for every in candidates.values() for name in every}
+    order = sorted(names, key=lambda name: (*(-each for each in damage(name)), name))
     return [
         {
             "layer": name,
-            "precision": "int8" if name in taken else "float32",
+            "precision": taken.get(name, "float32"),
             "seconds saved": gains.get(name),
-            "relative error of its output": math.sqrt(calibrated.losses[name].error),
+            "relative error of its output": math.sqrt(loss.error) if (loss := calibrated.losses.get(name)) else None,
             "drop of the metric alone": alone.get(name),
         }
         for name in order

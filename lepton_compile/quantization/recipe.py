@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.halves import narrow
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
+
+INT8, BFLOAT16 = "int8", "bfloat16"
+"""What a layer computes in: weights and what it reads are of this type, sums are not."""
+PRECISIONS = INT8, BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -20,35 +25,43 @@ class Recipe:
     """How a graph is quantized.
 
     Attributes:
-        layers: Names of the layers that compute in integers.
-        scales: Scale and zero point of what they read, by the sources of their groups.
+        precisions: Of `PRECISIONS`, by the names of the layers; the others stay as they are.
+        scales: Scale and zero point of what layers of int8 read, by the sources of their groups.
         smoothing: What each channel of a source is divided by before it is quantized, where it is; the weights that are
             multiplied with it make up for that.
         corrections: What is added to each output of a layer, for the mean of what quantization takes from it.
     """
 
-    layers: tuple[str, ...]
+    precisions: Mapping[str, str]
     scales: Mapping[str, tuple[float, int]]
     smoothing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def having(self, precision: str) -> list[str]:
+        """The layers of one precision."""
+        return [name for name, each in self.precisions.items() if each == precision]
 
 
 def follow(recipe: Recipe, graph: Graph) -> Graph:
     """Quantize a graph, in place.
 
     Raises:
-        ValueError: It names layers or tensors that the graph does not have.
+        ValueError: It names layers or tensors that the graph does not have, or precisions that there are not.
     """
+    if unknown := set(recipe.precisions.values()) - set(PRECISIONS):
+        raise ValueError(f"there is no precision '{min(unknown)}'; there are {', '.join(PRECISIONS)}")
     known = {layer.node: layer for layer in find_layers(graph)[0]}
-    if missing := [name for name in recipe.layers if name not in known]:
+    chosen = recipe.having(INT8)
+    if missing := [name for name in chosen if name not in known]:
         raise ValueError(f"there is no layer '{missing[0]}' to quantize")
-    layers = [known[name] for name in recipe.layers]
-    insertion = Insertion(graph, frozenset(recipe.layers), recipe.scales)
+    layers = [known[name] for name in chosen]
+    insertion = Insertion(graph, frozenset(chosen), recipe.scales)
     for layer in layers:
         _follow_layer(recipe, layer, insertion)
     axes = {layer.input: layer.channel_axis for layer in layers}
     for name in recipe.scales:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
+    narrow(graph, recipe.having(BFLOAT16))
     return graph
 
 

@@ -54,7 +54,7 @@ class Policy:
         max_drop: The most that the metric may drop, as a share of 1.
     """
 
-    precision: tuple[str, ...] = ("int8", "float32")
+    precision: tuple[str, ...] = ("int8", "bfloat16", "float32")
     max_drop: float = 0.01
 
 

@@ -1,44 +1,81 @@
 from __future__ import annotations
 
+from itertools import product
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_compile.quantization.choice import choose
 
 NAMES = "abcdefgh"
+PRECISIONS = "bytes", "halves"
 
 
-def test_all_that_save_are_taken_where_the_contract_holds_and_costs_are_not_asked_for():
-    def never():
-        raise AssertionError
-
-    choice = choose({"a": 1.0, "b": -1.0, "c": 0.0}, never, lambda taken: -1.0)
-    assert choice.taken == {"a"} and not choice.alone
+def never():
+    raise AssertionError
 
 
-@given(
-    st.lists(st.integers(1, 20), min_size=8, max_size=8),
-    st.lists(st.integers(0, 20), min_size=8, max_size=8),
-    st.integers(0, 60),
-)
+def total(table, taken):
+    return sum(table[name][precision] for name, precision in taken.items())
+
+
+def only(**numbers):
+    return {name: {"bytes": number} for name, number in numbers.items()}
+
+
+def table(numbers):
+    return {name: dict(zip(PRECISIONS, pair, strict=True)) for name, pair in zip(NAMES, numbers, strict=False)}
+
+
+def test_the_best_of_each_is_taken_where_the_contract_holds_and_costs_are_not_asked_for():
+    values = {"a": {"bytes": 1.0, "halves": 2.0}, "b": {"bytes": -1.0, "halves": 0.5}, "c": {"bytes": 0.0}}
+    choice = choose(values, never, lambda taken: -1.0)
+    assert choice.taken == {"a": "halves", "b": "halves"} and not choice.alone
+
+
+pairs = st.tuples(st.integers(1, 20).map(float), st.integers(1, 20).map(float))
+prices = st.tuples(st.integers(0, 20).map(float), st.integers(0, 20).map(float))
+
+
+@given(st.lists(pairs, min_size=8, max_size=8), st.lists(prices, min_size=8, max_size=8), st.integers(0, 60))
 def test_the_contract_holds_whatever_the_costs(values, costs, capacity):
-    value, cost = dict(zip(NAMES, map(float, values), strict=True)), dict(zip(NAMES, map(float, costs), strict=True))
+    value, cost = table(values), table(costs)
 
     def excess(taken):
-        return sum(cost[name] for name in taken) - capacity
+        return total(cost, taken) - capacity
 
     choice = choose(value, lambda: cost, excess)
     assert choice.excess == excess(choice.taken) <= 0 or not choice.taken
-    cheap = frozenset(name for name in NAMES if cost[name] == 0)
-    assert cheap <= choice.taken
+    assert {name for name in NAMES if min(cost[name].values()) == 0} <= set(choice.taken)
+
+
+@given(st.lists(pairs, min_size=4, max_size=4), st.lists(prices, min_size=4, max_size=4), st.integers(1, 60))
+def test_the_choice_is_at_most_one_layer_short_of_the_best(values, costs, capacity):
+    value, cost = table(values), table(costs)
+
+    def excess(taken):
+        return total(cost, taken) - capacity
+
+    choice = choose(value, lambda: cost, excess)
+    every = product([None, *PRECISIONS], repeat=len(value))
+    choices = [{name: each for name, each in zip(value, picked, strict=True) if each} for picked in every]
+    best = max(total(value, taken) for taken in choices if excess(taken) <= 0)
+    # The relaxed optimum is beyond the best, and the chain is less than one step below it.
+    assert total(value, choice.taken) >= best - max(max(each.values()) for each in value.values())
 
 
 def test_value_for_money_decides_and_what_still_fits_is_added():
-    value = {"good": 10.0, "bad": 3.0, "small": 1.0}
-    cost = {"good": 5.0, "bad": 9.0, "small": 2.0}
-    choice = choose(value, lambda: cost, lambda taken: sum(cost[name] for name in taken) - 7.0)
-    assert choice.taken == {"good", "small"} and choice.alone == cost
+    value, cost = only(good=10.0, bad=3.0, small=1.0), only(good=5.0, bad=9.0, small=2.0)
+    choice = choose(value, lambda: cost, lambda taken: total(cost, taken) - 7.0)
+    assert set(choice.taken) == {"good", "small"} and choice.alone == cost
+
+
+def test_a_layer_that_is_too_damaging_in_one_precision_takes_another():
+    value = {"a": {"bytes": 10.0, "halves": 6.0}, "b": {"bytes": 10.0, "halves": 6.0}}
+    cost = {"a": {"bytes": 9.0, "halves": 1.0}, "b": {"bytes": 3.0, "halves": 1.0}}
+    choice = choose(value, lambda: cost, lambda taken: total(cost, taken) - 5.0)
+    assert choice.taken == {"a": "halves", "b": "bytes"}
 
 
 def test_nothing_is_taken_where_nothing_holds():
-    assert choose({"a": 1.0}, lambda: {"a": 1.0}, lambda taken: 1.0 if taken else 0.0).taken == frozenset()
+    assert not choose(only(a=1.0), lambda: only(a=1.0), lambda taken: 1.0 if taken else 0.0).taken

@@ -131,8 +131,8 @@ def test_a_layer_that_cannot_be_quantized_is_named():
     left = [each for each in step.refusals if "would drop too far" in each]
     assert len(left) == 5 - len(step.settings["layers"])
     ranked = step.findings["layers"]
-    assert [each["drop of the metric alone"] for each in ranked] == sorted(
-        (each["drop of the metric alone"] for each in ranked), reverse=True
+    assert [each["drop of the metric alone"]["int8"] for each in ranked] == sorted(
+        (each["drop of the metric alone"]["int8"] for each in ranked), reverse=True
     )
 
 
