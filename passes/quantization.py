@@ -1,5 +1,4 @@
-"""Quantization: layers compute in integers of eight bits, or in bfloat16, where that is faster, as far as the accuracy
-contract allows.
+"""Quantization: layers compute in int8 or bfloat16 where that is faster, as far as the accuracy contract allows.
 
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
     y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
@@ -89,7 +88,7 @@ def _why_not(target: Target) -> str:
     allowed = [precision for precision in target.policy.precision if precision in PRECISIONS]
     if not allowed:
         return f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
-    return f"target '{target.name}' has no instruction that adds products of bytes (VNNI) or of bfloat16: float32 is faster"
+    return f"target '{target.name}' has no instruction that adds products of {' or '.join(allowed)}: float32 is faster"
 
 
 def _pass_of(recipe: Recipe) -> Quantization:

@@ -11,7 +11,7 @@ import typer
 import lepton_compile
 from lepton_compile.cli.options import Model, Shapes, TargetOption, read_budget, read_passes, read_shapes, read_text
 from lepton_compile.cli.progress import show_progress
-from lepton_compile.cli.table import format_bytes
+from lepton_compile.reporting.quantities import format_bytes
 from lepton_compile.runtime.loader import check_destination
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 import lepton_compile
-from lepton_compile.cli.table import format_bytes, format_shape, format_size, print_table
+from lepton_compile.cli.table import format_shape, format_size, print_table
+from lepton_compile.reporting.quantities import format_bytes
 
 
 def inspect(

@@ -17,6 +17,7 @@ import typer
 from lepton_compile.cli.bench import bench
 from lepton_compile.cli.bisect import bisect
 from lepton_compile.cli.compile import compile
+from lepton_compile.cli.explain import explain
 from lepton_compile.cli.inspect import inspect
 from lepton_compile.cli.passes import passes
 from lepton_compile.cli.run import run
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compile, run, bench, inspect, bisect, passes):
+for command in (compile, explain, run, bench, inspect, bisect, passes):
     app.command()(command)
 app.add_typer(targets)
 

@@ -20,15 +20,6 @@ def print_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) ->
     Console(width=None if sys.stdout.isatty() else 100_000).print(table)
 
 
-def format_bytes(count: float) -> str:
-    """A size for people: 1536 is "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
 def format_shape(shape: Sequence[object] | None) -> str:
     """A shape for people: "[1, 3, height, ?]", a question mark where nothing short is known of a size."""
     return "of unknown rank" if shape is None else f"[{', '.join(map(format_size, shape))}]"

@@ -7,6 +7,7 @@ manifest.json   what it was made from, what it needs, what it holds
 steps.json      what each step of a run computes, for profiles
 plan.json       what was decided and why, where there was a plan
 tuning.json     which algorithms were taken, as a tuning file for other builds
+report.html     all that was decided and why, as a page
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import WeightTable, embed_weights, weights_assembly
 from lepton_compile.errors import LeptonError
 from lepton_compile.lowering.program import Buffer, Program, location
+from lepton_compile.reporting import page, sections
 from lepton_compile.runtime.loader import replace_folder
 
 if TYPE_CHECKING:
@@ -143,11 +145,14 @@ def _generate(
     for file in files:
         shutil.move(scratch / file, folder / file)
     _write_json(folder / "manifest.json", manifest)
-    _write_json(folder / "steps.json", {"steps": describe_steps(program)})
+    steps = describe_steps(program)
+    _write_json(folder / "steps.json", {"steps": steps})
     if plan is not None:
         _write_json(folder / "plan.json", plan)
     if tuning is not None:
         _write_json(folder / "tuning.json", tuning)
+    title = f"{name} for {target.name}"
+    (folder / "report.html").write_text(page(title, sections(manifest, plan or {}, steps)), "utf-8")
     return result
 
 

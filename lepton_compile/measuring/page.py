@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from lepton_compile.measuring.bench import Benchmark
 from lepton_compile.measuring.profile import StepTime, together
 from lepton_compile.measuring.tables import engine_rows, family_rows, step_rows
+from lepton_compile.reporting.html import document, table
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 1100, 300, 60, 40
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
-
-_STYLE = """\
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1140px; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
-th, td { padding: 0.15em 0.7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-td.number, th.number { text-align: right; white-space: nowrap }
-svg { width: 100%; height: auto }
-.key span { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.3em 0 1em }
-"""
 
 
 def page(benchmark: Benchmark) -> str:
     """The text of an HTML page with the latencies, a chart of the steps, and the tables of families and steps."""
     title = f"{benchmark.name} for {benchmark.target}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
         f"<p>{escape(benchmark.processor)}, {benchmark.threads} thread{'s' if benchmark.threads > 1 else ''}</p>",
-        _table(*engine_rows(benchmark)),
+        table(*engine_rows(benchmark)),
     ]
     if benchmark.steps:
         colours = {family.label: COLOURS[min(n, len(COLOURS) - 1)] for n, family in enumerate(benchmark.families)}
@@ -40,37 +31,17 @@ def page(benchmark: Benchmark) -> str:
             _chart(benchmark.steps, peak, colours, measured=benchmark.roofline is not None),
             f'<p class="key">{"".join(_key(family, colour) for family, colour in colours.items())}</p>',
             "<h2>Kernel families</h2>",
-            _table(*family_rows(benchmark)),
+            table(*family_rows(benchmark)),
             "<h2>Steps</h2>",
-            _table(*step_rows(benchmark)),
+            table(*step_rows(benchmark)),
         ]
     if benchmark.note:
         parts.append(f"<p>{escape(benchmark.note)}</p>")
-    body = "\n".join(parts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f"<style>\n{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return document(title, parts)
 
 
 def _key(family: str, colour: str) -> str:
     return f'<span style="background: {colour}"></span>{escape(family)}'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    listed = list(rows)
-    numbers = [all(_is_number(row[column]) for row in listed) for column in range(len(header))]
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        kinds = (" class=number" if number else "" for number in numbers)
-        marked = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
-        return f"<tr>{''.join(marked)}</tr>"
-
-    return "\n".join(["<table>", line(header, "th"), *(line(row, "td") for row in listed), "</table>"])
-
-
-def _is_number(text: str) -> bool:
-    return not text or text[0].isdigit()
 
 
 def _chart(steps: Sequence[StepTime], peak: float, colours: dict[str, str], *, measured: bool) -> str:

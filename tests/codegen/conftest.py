@@ -41,7 +41,7 @@ class StandInTarget:
         return frozenset(self.enabled)
 
     def describe(self) -> dict[str, object]:
-        return {"name": self.name, "cpu": self.cpu, "features": list(self.features)}
+        return {"name": self.name, "cpu": {"name": self.cpu, "features": list(self.features)}}
 
 
 def map_kernel(

@@ -1,0 +1,12 @@
+"""Quantities for people."""
+
+from __future__ import annotations
+
+
+def format_bytes(count: float) -> str:
+    """A size for people: 1536 is "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,145 @@
+"""The sections of a report, from what lies in the folder of a compiled model; a terminal and a page show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lepton_compile.reporting.quantities import format_bytes
+
+Record: TypeAlias = Mapping[str, Any]
+
+# The columns of layers that come first.
+_LEADING = ("layer", "precision")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        title: Its title.
+        header: Titles of the columns; empty where there are none.
+        rows: The cells.
+        text: What stands above the table.
+    """
+
+    title: str
+    rows: Sequence[Sequence[str]] = ()
+    header: Sequence[str] = ()
+    text: str = ""
+
+
+def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Section]:
+    """The sections of the report on a compiled model.
+
+    Args:
+        manifest: What manifest.json holds.
+        plan: What plan.json holds.
+        steps: What steps.json lists.
+    """
+    answers = [*plan.get("steps", ()), *plan.get("declined", ())]
+    found = [_target(manifest), _library(manifest)]
+    for answer in answers:
+        if answer.get("findings"):
+            found += _findings(answer)
+    found += [
+        Section(
+            "Passes that changed the model",
+            [
+                (a["pass"], a["stage"], "exact" if a["exact"] else "approximate", a["reason"])
+                for a in plan.get("steps", ())
+            ],
+            ("pass", "stage", "", "why"),
+        ),
+        Section(
+            "Passes with nothing (more) to do",
+            [(a["pass"], a["stage"], a["reason"]) for a in plan.get("declined", ())],
+            ("pass", "stage", "why"),
+        ),
+        Section("Places that passes left alone", list(_refusals(answers)), ("pass", "place", "why")),
+        Section(
+            "Steps of a run",
+            [_step(step) for step in steps],
+            ("step", "kernel family", "MFLOP", "algorithm", "passed over", "computes"),
+        ),
+    ]
+    return [section for section in found if section.rows or section.text]
+
+
+def _kind(step: Record) -> str:
+    return "exact" if step["exact"] else "approximate"
+
+
+def _target(manifest: Record) -> Section:
+    target = manifest["target"]
+    rows = [("name", target["name"]), ("description", target.get("description", "")), ("triple", manifest["triple"])]
+    for part in ("cpu", "memory", "policy", "budget"):
+        rows += [(f"{part}: {name}", _plain(value)) for name, value in target.get(part, {}).items()]
+    return Section("Target", [row for row in rows if row[1]])
+
+
+def _library(manifest: Record) -> Section:
+    memory = manifest["memory"]
+    return Section(
+        "Library",
+        (
+            ("size", format_bytes(manifest["library"]["bytes"])),
+            ("of which weights", format_bytes(memory["weights_bytes"])),
+            ("arena of an instance", format_bytes(memory["arena_bytes"])),
+            ("peak of one instance, weights included", format_bytes(memory["peak_bytes"])),
+        ),
+    )
+
+
+def _findings(answer: Record) -> Iterator[Section]:
+    """What an approximate pass found: the metric and the seconds, before and after, and every layer."""
+    findings, title = answer["findings"], str(answer["pass"]).replace("_", " ").capitalize()
+    rows = [(name, _plain(value)) for part in ("metric", "seconds") for name, value in findings.get(part, {}).items()]
+    yield Section(title, rows, text=answer["reason"])
+    layers = findings.get("layers")
+    if layers:
+        header = list(dict.fromkeys(column for layer in layers for column in _columns(layer)))
+        cells = [_columns(layer) for layer in layers]
+        yield Section(
+            f"{title}: layers, the one that suffers most first",
+            [[cell.get(column, "") for column in header] for cell in cells],
+            header,
+        )
+
+
+def _columns(layer: Record) -> dict[str, str]:
+    """The cells of a layer by their columns; a mapping has a column for each of its keys."""
+    cells: dict[str, str] = {}
+    for name, value in sorted(layer.items(), key=lambda item: item[0] not in _LEADING):
+        if isinstance(value, Mapping):
+            cells |= {f"{name}, {key}": _plain(each) for key, each in value.items()}
+        elif value is not None:
+            cells[name] = _plain(value)
+    return cells
+
+
+def _refusals(answers: Sequence[Record]) -> Iterator[tuple[str, str, str]]:
+    for answer in answers:
+        for refusal in answer["refusals"]:
+            place, colon, why = refusal.partition(": ")
+            yield answer["pass"], place if colon else "", why if colon else refusal
+
+
+def _step(step: Record) -> tuple[str, ...]:
+    choice = step["choice"] or {"taken": "", "passed_over": ()}
+    return (
+        str(step["number"]),
+        step["family"],
+        f"{step['operations'] / 1e6:.3f}",
+        choice["taken"],
+        "; ".join(choice["passed_over"]),
+        ", ".join(step["nodes"]),
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
