@@ -17,6 +17,7 @@ from lepton_compile.model import Graph
 from lepton_compile.rewriting.fusion import PatternFusion
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer, same_type, static_shape
 from lepton_compile.rewriting.polynomial import number
+from lepton_compile.rewriting.quantization import IN_BFLOAT16, is_restoring, quantization_of
 from lepton_compile.rewriting.reductions import reduced_axes
 from lepton_compile.rewriting.regions import kind_of
 
@@ -36,7 +37,8 @@ class Attention(PatternFusion):
         """The nodes up to `node`, which multiplies with V."""
         if not is_operator(node, "MatMul"):
             return ()
-        softmax = producer(node.inputs[0])
+        casts, weights = _behind_casts(node.inputs[0], node, uses)
+        softmax = producer(weights)
         if softmax is None or not _is_over_last_axis(softmax, graph):
             return ()
         scores = _scores(softmax.inputs[0], _BETWEEN)
@@ -44,7 +46,18 @@ class Attention(PatternFusion):
             return ()
         product = scores[-1]
         before = [part for tensor in product.inputs for part in _preparation(tensor, product, uses)]
-        return (*before, *scores, softmax, *_preparation(node.inputs[1], node, uses), node)
+        return (*before, *scores, softmax, *casts, *_preparation(node.inputs[1], node, uses), node)
+
+
+def _behind_casts(tensor: gs.Tensor, reader: gs.Node, uses: Uses) -> tuple[list[gs.Node], gs.Tensor]:
+    """The Casts to bfloat16 and back that a tensor comes from and nothing else uses, and what they round."""
+    nodes: list[gs.Node] = []
+    while (node := producer(tensor)) is not None and quantization_of(node) == IN_BFLOAT16:
+        if uses.other_use(tensor, reader):
+            break
+        nodes.append(node)
+        tensor, reader = node.inputs[0], node
+    return nodes, tensor
 
 
 def _is_over_last_axis(node: gs.Node, graph: Graph) -> bool:
@@ -82,14 +95,14 @@ def _scores(tensor: gs.Tensor, depth: int) -> list[gs.Node]:
 
 
 def _preparation(tensor: gs.Tensor, reader: gs.Node, uses: Uses) -> list[gs.Node]:
-    """The scaling and the transpositions of an operand that nothing else uses."""
+    """The scaling and the transpositions of an operand that nothing else uses, and what restores it."""
     nodes: list[gs.Node] = []
     while (node := producer(tensor)) is not None and not uses.other_use(tensor, reader):
         if is_operator(node, "Mul", "Div") and number(node.inputs[1]) is not None:
             source = node.inputs[0]
         elif is_operator(node, "Mul") and number(node.inputs[0]) is not None:
             source = node.inputs[1]
-        elif is_operator(node, "Transpose"):
+        elif is_operator(node, "Transpose") or is_restoring(node):
             source = node.inputs[0]
         else:
             break

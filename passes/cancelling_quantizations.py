@@ -2,7 +2,8 @@
 
     quantize(dequantize(q)) = q
 
-Exact for integers of up to 16 bits: ((q - z) s) / s is within a rounding of q - z, and becomes it.
+Exact for integers of up to 16 bits: ((q - z) s) / s is within a rounding of q - z, and becomes it. A Cast of bfloat16
+numbers to float32 and back is taken away as well.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import onnx_graphsurgeon as gs
 from lepton_compile.model import Graph
 from lepton_compile.rewriting.pairs import PairMerging
 from lepton_compile.rewriting.passes import Stage
-from lepton_compile.rewriting.patterns import Uses, is_operator, producer, scopes
-from lepton_compile.rewriting.quantization import quantization_of
+from lepton_compile.rewriting.patterns import Uses, producer, scopes
+from lepton_compile.rewriting.quantization import is_narrowing, is_restoring, quantization_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class CancellingQuantizations(PairMerging):
         """Each QuantizeLinear with the DequantizeLinear of the same parameters that it reads."""
         for scope in scopes(graph):
             for node in scope.nodes:
-                inner = producer(node.inputs[0]) if is_operator(node, "QuantizeLinear") else None
-                if is_operator(inner, "DequantizeLinear"):
+                inner = producer(node.inputs[0]) if is_narrowing(node) else None
+                if is_restoring(inner):
                     known = quantization_of(node)
                     if known is not None and known == quantization_of(inner):
                         yield node, inner

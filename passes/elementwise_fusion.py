@@ -13,6 +13,7 @@ from lepton_compile.model.traversal import bodies
 from lepton_compile.rewriting.elementwise import computed_for, is_elementwise
 from lepton_compile.rewriting.fusion import Fusion
 from lepton_compile.rewriting.patterns import Uses
+from lepton_compile.rewriting.quantization import restored_for
 from lepton_compile.rewriting.regions import Region, positions
 
 
@@ -37,6 +38,7 @@ class ElementWiseFusion(Fusion):
                 nodes, refusals = computed_for(last, uses, position)
                 found += reversed([why for node, why in refusals if id(node) not in refused])
                 refused |= {id(node) for node, _ in refusals}
+                nodes = [*restored_for(nodes, uses), *nodes]
                 if len(nodes) > 1:
                     taken |= {id(node) for node in nodes}
                     found.append(Region(self.kind, last.name, tuple(nodes)))

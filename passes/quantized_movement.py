@@ -3,7 +3,7 @@
     transpose(dequantize(q)) = dequantize(transpose(q)),  and so with what else moves elements, or takes the largest
 
 All that is brought together has to have one scale and one zero point. The integers are a quarter as long, and a
-QuantizeLinear behind takes the DequantizeLinear back.
+QuantizeLinear behind takes the DequantizeLinear back. So it is with numbers that are bfloat16 in memory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.patterns import Uses, is_operator, producer, scopes, summary
-from lepton_compile.rewriting.quantization import moved_by, quantization_of
+from lepton_compile.rewriting.patterns import Uses, producer, scopes, summary
+from lepton_compile.rewriting.quantization import BFLOAT16, MOVING_BFLOAT16, is_restoring, moved_by, quantization_of
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
@@ -64,10 +64,11 @@ def _reads_integers(node: gs.Node) -> bool:
     """Whether a node moves elements, or takes the largest, of what was dequantized with the same parameters."""
     sources = [producer(tensor) for tensor in moved_by(node)]
     known = quantization_of(sources[0]) if sources else None
-    # onnxruntime moves bytes by any of these operators, wider integers by some.
-    if known is None or known.dtype not in ("uint8", "int8"):
+    if known is None:
         return False
-    return all(is_operator(source, "DequantizeLinear") and quantization_of(source) == known for source in sources)
+    if known.dtype not in ("uint8", "int8") and (known.dtype != BFLOAT16.name or node.op not in MOVING_BFLOAT16):
+        return False
+    return all(is_restoring(source) and quantization_of(source) == known for source in sources)
 
 
 def _is_unread(node: gs.Node, uses: Uses) -> bool:

@@ -19,6 +19,7 @@ from lepton_compile.model.traversal import bodies
 from lepton_compile.rewriting.elementwise import computed_for, is_elementwise
 from lepton_compile.rewriting.fusion import Fusion
 from lepton_compile.rewriting.patterns import Uses, constant, has_output, is_operator, producer, static_shape
+from lepton_compile.rewriting.quantization import restored_for
 from lepton_compile.rewriting.reductions import reduced_axes
 from lepton_compile.rewriting.regions import Region, kind_of, positions
 
@@ -62,7 +63,9 @@ class RowFusion(Fusion):
                     return True
 
                 nodes, _ = computed_for(last, uses, position, _belongs, fits)
-                if len(nodes) > 1 and any(not is_elementwise(node) for node in nodes):
+                reduces = any(not is_elementwise(node) for node in nodes)
+                nodes = [*restored_for(nodes, uses), *nodes]
+                if len(nodes) > 1 and reduces:
                     taken |= {id(node) for node in nodes}
                     found.append(Region(self.kind, last.name, tuple(nodes)))
             yield from reversed(found)

@@ -17,7 +17,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx import stmt
 
-from lepton_compile.kernels.loops import ROLLED
+from lepton_compile.kernels.loops import DEFINITIONS, ROLLED
 
 LOCAL_BYTES = 1 << 20
 """The most that a kernel's local buffers may take: half of the stack that the runtime's threads have."""
@@ -74,6 +74,9 @@ def plain_function(
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     body, loops = _over_range(function.body, begin, end)
     body = _hide_extents(body, tirx.bitwise_and(tirx.shift_right(begin, 31), 255))
+    if function.attrs and DEFINITIONS in function.attrs:
+        text = tvm.ir.StringImm(str(function.attrs[DEFINITIONS]))
+        body = stmt.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", text, body)
     if loops != 1:
         raise ValueError(f"{symbol} has {loops} outermost parallel loops; a kernel has one")
     declared: list[tirx.Stmt] = [

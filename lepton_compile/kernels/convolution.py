@@ -230,6 +230,7 @@ class Emitter:
 
     family = "convolution"
     weights_dtype = "float32"
+    definitions = ""
 
     def __init__(
         self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None
@@ -281,7 +282,7 @@ class Emitter:
         each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
         return Definition(
-            function=function([*parameters, self.result], parallel(blocks, block)),
+            function=function([*parameters, self.result], parallel(blocks, block), self.definitions),
             inputs=len(parameters),
             blocks=blocks,
             family=self.family,

@@ -28,6 +28,7 @@ class Machine:
         threads: Threads that share a kernel's work.
         fused_multiply_add: Whether there is an instruction that multiplies and adds with one rounding.
         dot_products: Whether an instruction adds products of four unsigned and four signed bytes to each int32 lane.
+        bfloat16_dot_products: Whether an instruction adds products of two pairs of bfloat16 to each float32 lane.
     """
 
     lanes: int
@@ -37,6 +38,7 @@ class Machine:
     threads: int = 1
     fused_multiply_add: bool = False
     dot_products: bool = False
+    bfloat16_dot_products: bool = False
 
 
 def imbalance(blocks: int, machine: Machine) -> float:

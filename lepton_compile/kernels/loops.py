@@ -19,6 +19,9 @@ from tvm.tirx import stmt
 ROLLED = "lepton.rolled"
 """Annotation of a loop that `rolled` made."""
 
+DEFINITIONS = "lepton.definitions"
+"""Attribute of a function that calls functions of an LLVM module."""
+
 Body = Callable[[tirx.Var], tirx.Stmt]
 
 
@@ -120,9 +123,16 @@ def allocate(buffers: Iterable[tirx.Buffer], body: Iterable[tirx.Stmt]) -> tirx.
     return stmt.SeqStmt([*(stmt.AllocBuffer(buffer) for buffer in buffers), *body])
 
 
-def function(parameters: Sequence[tirx.Buffer], body: tirx.Stmt) -> tirx.PrimFunc:
-    """A kernel's function: its parameters, inputs first, and its outermost loop."""
-    return tirx.PrimFunc(list(parameters), body)
+def function(parameters: Sequence[tirx.Buffer], body: tirx.Stmt, definitions: str = "") -> tirx.PrimFunc:
+    """A kernel's function.
+
+    Args:
+        parameters: Its parameters, inputs first.
+        body: Its outermost loop.
+        definitions: Functions that it calls, as the text of an LLVM module; they are inlined.
+    """
+    made = tirx.PrimFunc(list(parameters), body)
+    return made.with_attr(DEFINITIONS, definitions) if definitions else made
 
 
 def itemsize(dtype: str) -> int:

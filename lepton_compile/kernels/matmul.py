@@ -125,6 +125,7 @@ class Emitter:
 
     family = "matmul"
     right_dtype = "float32"
+    definitions = ""
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class Emitter:
 
         parameters = [*self.inputs.parameters, *self.others.parameters]
         return Definition(
-            function=function([*parameters, self.result], parallel(blocks, block)),
+            function=function([*parameters, self.result], parallel(blocks, block), self.definitions),
             inputs=len(parameters),
             blocks=blocks,
             family=self.family,
@@ -204,7 +205,7 @@ class Emitter:
 
     def reduce(self, place: Place, begin: tirx.Expr | int, width: int, registers: RegisterTile) -> tirx.Stmt:
         """The sums of products of a tile."""
-        right_at = _broadcast(place.batch, self.right_batch)
+        right_at = broadcast(place.batch, self.right_batch)
 
         def step(k: tirx.Expr) -> tirx.Stmt:
             return registers.step(
@@ -232,10 +233,14 @@ class Emitter:
 
     def left_value(self, place: Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> tirx.Expr:
         """An element of the left operand."""
-        shape = shape_of(self.left)
-        batch = _broadcast(place.batch, shape[: len(shape) - 1 - len(row)])
-        at = [k, *row] if self.transposed else [*batch, *row, k]
+        at = self.left_at(place, row, k)
         return evaluate(self.left, at, self.inputs.load, lambda each: each.op != self.source.op and is_inlined(each))
+
+    def left_at(self, place: Place, row: Sequence[tirx.Expr], k: tirx.Expr) -> list[tirx.Expr]:
+        """The indices of an element of the left operand."""
+        shape = shape_of(self.left)
+        batch = broadcast(place.batch, shape[: len(shape) - 1 - len(row)])
+        return [k, *row] if self.transposed else [*batch, *row, k]
 
     def address(self, place: Place, b: int, row: Sequence[tirx.Expr], lane: tirx.Expr) -> list[tirx.Expr]:
         """The logical indices of a lane of the tile's block `b`."""
@@ -284,7 +289,7 @@ class Place:
     tile: tirx.Expr
 
 
-def _broadcast(batch: Sequence[tirx.Expr], extents: Sequence[int]) -> list[tirx.Expr]:
+def broadcast(batch: Sequence[tirx.Expr], extents: Sequence[int]) -> list[tirx.Expr]:
     """Indices of an operand's own batch axes, the last ones of the result's; 0 where it is broadcast."""
     taken = batch[len(batch) - len(extents) :]
     return [tirx.const(0, "int32") if size == 1 else index for index, size in zip(taken, extents, strict=True)]

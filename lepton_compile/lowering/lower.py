@@ -104,6 +104,7 @@ def machine_of(target: Target) -> Machine:
         threads=resources.threads,
         fused_multiply_add=target.has_fma,
         dot_products=target.has_dot_products,
+        bfloat16_dot_products=target.has_bfloat16_dot_products,
     )
 
 

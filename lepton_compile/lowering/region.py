@@ -87,6 +87,7 @@ class Scope:
         self._anchors: dict[te.Operation, Anchor] = {}
         self._copies: dict[te.Operation, te.Tensor] = {}
         self._quantized: dict[te.Operation, Quantized] = {}
+        self._widened: dict[te.Operation, te.Tensor] = {}
 
     def tensor_of(self, buffer: Buffer) -> te.Tensor:
         """A tensor whose value is in memory."""
@@ -128,6 +129,15 @@ class Scope:
     def quantized(self, tensor: te.Tensor) -> Quantized | None:
         """What a tensor was dequantized from, if it was."""
         return self._quantized.get(tensor.op)
+
+    def widen(self, tensor: te.Tensor, narrow: te.Tensor) -> te.Tensor:
+        """Note which bfloat16 tensor a float32 one was widened from, for kernels that compute with that."""
+        self._widened[tensor.op] = narrow
+        return tensor
+
+    def narrow(self, tensor: te.Tensor) -> te.Tensor | None:
+        """The bfloat16 tensor that a tensor was widened from, if it was."""
+        return self._widened.get(tensor.op)
 
     def layout(self, tensor: te.Tensor) -> Layout:
         """The layout in which a tensor is, or will be if nothing else asks for it."""

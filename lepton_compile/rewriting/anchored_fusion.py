@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,8 @@ from lepton_compile.model import Graph
 from lepton_compile.model.traversal import bodies
 from lepton_compile.rewriting.elementwise import chain_behind
 from lepton_compile.rewriting.fusion import Fusion
-from lepton_compile.rewriting.patterns import Uses, is_operator, producer
+from lepton_compile.rewriting.patterns import Uses, is_operator
+from lepton_compile.rewriting.quantization import restored_for
 from lepton_compile.rewriting.regions import Region, positions, why_not_fuse
 
 
@@ -42,7 +43,7 @@ class AnchoredFusion(Fusion):
                 chain = chain_behind(anchor, uses, position, taken)
                 found += reversed(chain.refusals)
                 nodes = [*self.before(anchor, uses), *chain.nodes]
-                nodes = [*dequantizations(nodes, uses), *nodes]
+                nodes = [*restored_for(nodes, uses), *nodes]
                 if len(nodes) == 1:
                     continue
                 if why := why_not_fuse(uses, nodes):
@@ -51,13 +52,3 @@ class AnchoredFusion(Fusion):
                     taken |= {id(node) for node in nodes}
                     found.append(Region(self.kind, anchor.name, tuple(nodes)))
             yield from reversed(found)
-
-
-def dequantizations(nodes: Sequence[gs.Node], uses: Uses) -> list[gs.Node]:
-    """Those that nodes read and nothing else does: a kernel reads the integers, and computes what they stand for."""
-    sources = [(producer(tensor), tensor, node) for node in nodes for tensor in node.inputs]
-    return [
-        source
-        for source, tensor, node in sources
-        if is_operator(source, "DequantizeLinear") and not uses.other_use(tensor, node)
-    ]

@@ -17,6 +17,7 @@ from lepton_compile.rewriting.patterns import (
     producer,
     static_shape,
 )
+from lepton_compile.rewriting.quantization import is_restoring
 from lepton_compile.rewriting.regions import kind_of
 
 # Each element of the result depends on one element of each operand, with broadcasting.
@@ -40,7 +41,8 @@ def is_elementwise(node: gs.Node) -> bool:
     """Whether a node computes each element of its one output from one element of each operand.
 
     BatchNormalization with constant statistics counts: each channel has its own scale and shift. QuantizeLinear counts
-    with one scale, but not DequantizeLinear: it belongs to what reads it, so that integers are what lies in memory.
+    with one scale, but not what restores: that belongs to its reader, so that the short numbers are what lies in
+    memory.
     """
     if len(node.outputs) != 1 and any(has_output(node, index) for index in range(1, len(node.outputs))):
         return False
@@ -50,6 +52,8 @@ def is_elementwise(node: gs.Node) -> bool:
         return not node.attrs.get("training_mode", 0) and all(
             constant(tensor) is not None for tensor in node.inputs[1:]
         )
+    if is_restoring(node):
+        return False
     if is_operator(node, "QuantizeLinear"):
         scale = constant(node.inputs[1])
         return scale is not None and scale.size == 1

@@ -143,6 +143,11 @@ class Target:
         features = self.enabled_features()
         return "avx512vnni" in features or ("avxvnni" in features and self.vector_bytes == 32)
 
+    @property
+    def has_bfloat16_dot_products(self) -> bool:
+        """Whether an instruction adds products of bfloat16 numbers, two at a time, to a vector of float32."""
+        return self.instruction_set == "avx512" and "avx512bf16" in self.enabled_features()
+
     def tvm(self) -> dict[str, object]:
         """What `tvm.target.Target` takes."""
         return llvm.tvm_target(self.triple, self.cpu, self.features)

@@ -5,6 +5,7 @@ in TE for types and shapes that the family does not take.
 """
 
 from lepton_compile.lowering.anchors import (  # noqa: F401  (they register their operators)
+    bfloat16,
     concatenation,
     convolution,
     dynamic_quantization,

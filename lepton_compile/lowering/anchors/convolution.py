@@ -13,6 +13,7 @@ from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
+from lepton_compile.lowering.anchors.bfloat16 import bfloat16_convolution
 from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.quantized_convolution import quantized_convolution
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
@@ -52,13 +53,17 @@ def convolution(
         summed = quantized_convolution(scope, operation, image, taps)
         if summed is not None:
             return with_bias(scope, summed, bias)
+    summed = bfloat16_convolution(scope, operation, x, w)
+    if summed is not None:
+        return with_bias(scope, summed, bias)
     batch, channels, *spatial = shape_of(x)
     outputs, per_group, *kernel = shape_of(w)
     groups = int(operation.attribute("group", 1))
     windows = convolution_windows(operation, spatial, kernel)
     shape = output_shape(operation, batch, outputs, windows)
     depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
-    stored = image.values if image is not None and image.of_bytes else x
+    narrow = scope.narrow(x)
+    stored = image.values if image is not None and image.of_bytes else x if narrow is None else narrow
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import te, tirx
 
+from lepton_compile.kernels import dot_matmul
 from lepton_compile.kernels import matmul as mm
+from lepton_compile.kernels.dot_product import PAIRS
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
+from lepton_compile.lowering.anchors.bfloat16 import narrow_operands
 from lepton_compile.lowering.anchors.quantized_product import quantized_product
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.operators import Operation, operator
@@ -67,34 +71,45 @@ def general_product(
 
 
 def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = False) -> te.Tensor:
-    """The product of two float32 matrices, or batches of them; `transposed`: of the left one's transpose."""
+    """The product of two float32 matrices, or batches of them; `transposed`: of the left one's transpose.
+
+    Where both are widened bfloat16 ones, and the processor multiplies these, their bits are what kernels read.
+    """
     left, right = list(shape_of(a)), list(shape_of(b))
     if transposed:
         left = [left[1], left[0]]
     inner, columns = right[-2:]
     batch = list(np.broadcast_shapes(tuple(left[:-2]), tuple(right[:-2])))
     shape = [*batch, left[-2], columns]
-    known = scope.literal_or_known(b)
+    narrow = None if transposed else narrow_operands(scope, a, b)
+    first, second, known = narrow or (a, b, scope.literal_or_known(b))
     # Without batch axes of its own on the right, all rows of the left operand form one matrix.
     flat = math.prod(right[:-2]) == 1 and len(left) >= len(right)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
-        origin = scope.origin(a)
-        source = scope.in_layout(origin, PLAIN)
+        origin = scope.origin(first)
+        layout = scope.in_layout(origin, PLAIN)
         rows = left[:-1] if flat else left[-2:-1]
         shapes = mm.matrix_product_of([] if flat else batch, rows, inner, columns, machine)
         right_batch = [] if flat else right[:-2]
         if known is not None:
             values = known.reshape(right[-2:]) if flat else known
-            weights = builder.weight(mm.pack_right(values, shapes, machine))
+            packed = dot_matmul.pack_right(PAIRS, values, shapes, machine) if narrow else None
+            weights = builder.weight(mm.pack_right(values, shapes, machine) if packed is None else packed)
         else:
-            matrix = b
+            matrix = second
             if flat and len(right) > 2:
-                matrix = te.compute(tuple(right[-2:]), lambda k, n: b(*[0] * (len(right) - 2), k, n), name="matrix")
-            weights = scope.to_memory(mm.packed_right(matrix, shapes, machine))
-        definition = mm.matmul(shapes, a, Source(origin, source.layout), transposed, right_batch, epilogue, machine)
-        builder.call(definition, [source, weights, *sources], [result], scope.nodes)
+                outer = [0] * (len(right) - 2)
+                matrix = te.compute(tuple(right[-2:]), lambda k, n: second(*outer, k, n), name="matrix")
+            pack = functools.partial(dot_matmul.packed_right, PAIRS) if narrow else mm.packed_right
+            weights = scope.to_memory(pack(matrix, shapes, machine))
+        source = Source(origin, layout.layout)
+        if narrow:
+            definition = dot_matmul.dot_matmul(PAIRS, shapes, first, source, right_batch, epilogue, machine)
+        else:
+            definition = mm.matmul(shapes, first, source, transposed, right_batch, epilogue, machine)
+        builder.call(definition, [layout, weights, *sources], [result], scope.nodes)
 
     return scope.open(shape, "float32", Anchor(PLAIN, emit))
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from lepton_compile.kernels import integer_convolution as kernel
+from lepton_compile.kernels import dot_convolution as kernel
 from lepton_compile.kernels.convolution import convolution_of
-from lepton_compile.kernels.dot_product import LARGEST_SUM
+from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
 from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
@@ -50,8 +50,8 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         source = scope.in_layout(x.values, builder.blocked)
-        packed = builder.weight(kernel.pack_weights(weights, shapes, machine))
-        definition = kernel.integer_convolution(shapes, Source(x.values, source.layout), epilogue, machine)
+        packed = builder.weight(kernel.pack_weights(BYTES, weights, shapes, machine))
+        definition = kernel.dot_convolution(BYTES, shapes, Source(x.values, source.layout), epilogue, machine)
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open(shape, "int32", Anchor(builder.blocked, emit))

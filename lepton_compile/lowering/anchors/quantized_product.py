@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from lepton_compile.kernels import integer_matmul as kernel
-from lepton_compile.kernels.dot_product import LARGEST_SUM
+from lepton_compile.kernels import dot_matmul as kernel
+from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
@@ -76,8 +76,8 @@ def sums_of_products(scope: Scope, left: te.Tensor, right: Array) -> te.Tensor:
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder = scope.builder
         source = scope.in_layout(left, PLAIN)
-        packed = builder.weight(kernel.pack_right(right, shapes, machine))
-        definition = kernel.integer_matmul(shapes, Source(left, source.layout), epilogue, machine)
+        packed = builder.weight(kernel.pack_right(BYTES, right, shapes, machine))
+        definition = kernel.dot_matmul(BYTES, shapes, left, Source(left, source.layout), [], epilogue, machine)
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     return scope.open([*rows, columns], "int32", Anchor(PLAIN, emit))
