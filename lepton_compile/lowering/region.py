@@ -87,6 +87,7 @@ class Scope:
         self._anchors: dict[te.Operation, Anchor] = {}
         self._copies: dict[te.Operation, te.Tensor] = {}
         self._quantized: dict[te.Operation, Quantized] = {}
+        self._notes: dict[te.Operation, object] = {}
 
     def tensor_of(self, buffer: Buffer) -> te.Tensor:
         """A tensor whose value is in memory."""
@@ -128,6 +129,15 @@ class Scope:
     def quantized(self, tensor: te.Tensor) -> Quantized | None:
         """What a tensor was dequantized from, if it was."""
         return self._quantized.get(tensor.op)
+
+    def note(self, tensor: te.Tensor, what: object) -> te.Tensor:
+        """Note what else is known of a tensor, for the lowering of what reads it."""
+        self._notes[tensor.op] = what
+        return tensor
+
+    def note_of(self, tensor: te.Tensor) -> object:
+        """What was noted of a tensor; None if nothing was."""
+        return self._notes.get(tensor.op)
 
     def layout(self, tensor: te.Tensor) -> Layout:
         """The layout in which a tensor is, or will be if nothing else asks for it."""
