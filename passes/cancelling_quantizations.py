@@ -26,7 +26,7 @@ class CancellingQuantizations(PairMerging):
 
     name = "cancelling_quantizations"
     stage = Stage.QUANTIZE
-    after = ("quantized_movement",)
+    after = ("early_quantization", "quantized_movement")
 
     nothing = "no QuantizeLinear takes back a DequantizeLinear"
     merged = "cancel"

@@ -57,6 +57,11 @@ def polynomial(x: tirx.Expr, coefficients: Sequence[float]) -> tirx.Expr:
     return result
 
 
+def nearest_integer(x: tirx.Expr) -> tirx.Expr:
+    """A float32 rounded to an int32, halves to even; any value where it is out of range or NaN."""
+    return tirx.call_llvm_pure_intrin("int32", "llvm.lrint", x)
+
+
 def clamp(x: tirx.Expr, low: float, high: float) -> tirx.Expr:
     """`x` within [low, high]; NaN stays NaN, because every comparison with it is false."""
     return let(

@@ -24,6 +24,7 @@ from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors import ANCHORS
 from lepton_compile.lowering.budgets import excess
 from lepton_compile.lowering.builder import Builder
+from lepton_compile.lowering.linear import follow
 from lepton_compile.lowering.nodes import Array, Node, Region, region_of
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.program import Buffer, Program, Storage
@@ -257,6 +258,8 @@ class _Lowering:
             if node.op_type not in OPERATORS:
                 raise operation.unsupported("these inputs are not supported")
             made = OPERATORS[node.op_type](operation, *inputs)
+        if isinstance(made, te.Tensor):
+            follow(scope, operation, inputs, made)
         return made if isinstance(made, tuple) else (made,)
 
     def shape(self, name: str, tensors: Mapping[str, te.Tensor]) -> tuple[int, ...]:

@@ -88,6 +88,7 @@ class Scope:
         self._copies: dict[te.Operation, te.Tensor] = {}
         self._quantized: dict[te.Operation, Quantized] = {}
         self._widened: dict[te.Operation, te.Tensor] = {}
+        self._notes: dict[te.Operation, object] = {}
 
     def tensor_of(self, buffer: Buffer) -> te.Tensor:
         """A tensor whose value is in memory."""
@@ -138,6 +139,15 @@ class Scope:
     def narrow(self, tensor: te.Tensor) -> te.Tensor | None:
         """The bfloat16 tensor that a tensor was widened from, if it was."""
         return self._widened.get(tensor.op)
+
+    def note(self, tensor: te.Tensor, what: object) -> te.Tensor:
+        """Note what else is known of a tensor, for the lowering of what reads it."""
+        self._notes[tensor.op] = what
+        return tensor
+
+    def note_of(self, tensor: te.Tensor) -> object:
+        """What was noted of a tensor; None if nothing was."""
+        return self._notes.get(tensor.op)
 
     def layout(self, tensor: te.Tensor) -> Layout:
         """The layout in which a tensor is, or will be if nothing else asks for it."""

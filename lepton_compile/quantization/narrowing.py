@@ -77,7 +77,9 @@ def _round(graph: Graph, uses: Uses, tensor: gs.Tensor, layers: Collection[str])
             if read is tensor:
                 reader.inputs[place] = wide
     added = [
-        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": onnx.TensorProto.BFLOAT16}, [tensor], [narrow]),
+        gs.Node(
+            "Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": onnx.TensorProto.BFLOAT16}, [tensor], [narrow]
+        ),
         gs.Node("Cast", uses.fresh_name(f"{tensor.name}_widen"), {"to": onnx.TensorProto.FLOAT}, [narrow], [wide]),
     ]
     if source is None:

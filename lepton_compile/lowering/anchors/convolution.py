@@ -18,6 +18,7 @@ from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.quantized_convolution import quantized_convolution
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
+from lepton_compile.lowering.linear import linear_of
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import convert, dtype_of, load, widen
@@ -37,7 +38,9 @@ def with_bias(scope: Scope, value: te.Tensor, bias: te.Tensor | None) -> te.Tens
     if known is not None:
         spread = scope.constant(known.reshape((1, -1) + (1,) * (rank - 2)))
         at: Callable[..., tuple[tirx.Expr | int, ...]] = lambda *i: (0, i[1], *[0] * (rank - 2))  # noqa: E731
-        return te.compute(value.shape, lambda *i: value(*i) + spread(*at(*i)), name="biased")
+        biased = te.compute(value.shape, lambda *i: value(*i) + spread(*at(*i)), name="biased")
+        form = linear_of(scope, value)
+        return biased if form is None else scope.note(biased, form.shifted(scope.value(spread).astype(np.float64)))
     return te.compute(value.shape, lambda *i: value(*i) + bias(i[1] if len(bias.shape) else ()), name="biased")
 
 

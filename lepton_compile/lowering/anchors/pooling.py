@@ -38,14 +38,16 @@ def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) ->
     windows, padded = pooling_windows(operation, spatial)
     shape = output_shape(operation, batch, channels, windows)
     counted = padded if average and operation.attribute("count_include_pad", 0) else None
+    image = scope.quantized(x)
+    stored = image.values if image is not None and image.of_bytes else x
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
-        source = scope.in_layout(x, scope.builder.blocked)
+        source = scope.in_layout(stored, scope.builder.blocked)
         definition = sliding_window(
             AVERAGE if average else MAXIMUM,
             windows,
             x,
-            Source(x, source.layout),
+            Source(stored, source.layout),
             epilogue,
             scope.builder.machine,
             counts_padding=counted,

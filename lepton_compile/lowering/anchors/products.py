@@ -17,6 +17,7 @@ from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors.bfloat16 import narrow_operands
 from lepton_compile.lowering.anchors.quantized_product import quantized_product
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.linear import linear_of
 from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import arithmetic_type, broadcast_load, cast, convert, dtype_of, load
 from lepton_compile.lowering.program import Buffer
@@ -67,7 +68,11 @@ def general_product(
         value = added(*at)
         return value if beta == 1.0 else value * beta
 
-    return te.compute(scaled.shape, lambda *i: scaled(*i) + addend(*i), name="gemm")
+    made = te.compute(scaled.shape, lambda *i: scaled(*i) + addend(*i), name="gemm")
+    form, known_c = linear_of(scope, multiplied), scope.literal_or_known(added)
+    if form is not None and known_c is not None:
+        scope.note(made, form.scaled(np.float64(alpha)).shifted(beta * known_c.astype(np.float64)))
+    return made
 
 
 def product(scope: Scope, a: te.Tensor, b: te.Tensor, *, transposed: bool = False) -> te.Tensor:

@@ -7,6 +7,7 @@ from tvm import te, tirx
 
 from lepton_compile.kernels.vector_math import f32, let
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.linear import linear_of, quantized
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.region import Quantized, Scope
@@ -21,10 +22,10 @@ _WHOLE = 1.5 * 2**23
 def quantization(
     scope: Scope, operation: Operation, x: te.Tensor, scale: te.Tensor, zero_point: te.Tensor | None = None
 ) -> Lowered:
-    """QuantizeLinear of float32 with one known scale, where the processor has a fused multiply-add."""
+    """QuantizeLinear of float32 with one known scale: of what is linear in integers, or with a fused multiply-add."""
     step = scope.literal_or_known(scale)
     zero = np.zeros((), np.uint8) if zero_point is None else scope.literal_or_known(zero_point)
-    if not scope.builder.machine.fused_multiply_add or step is None or zero is None or step.dtype != np.float32:
+    if step is None or zero is None or step.dtype != np.float32:
         return None
     if step.size != 1 or zero.size != 1 or str(x.dtype) != "float32" or operation.attribute("output_dtype", 0):
         return None
@@ -33,6 +34,10 @@ def quantization(
     factor, offset, dtype = float(step.item()), int(zero.item()), zero.dtype.name
     if not SMALLEST_SCALE <= factor <= 1 / SMALLEST_SCALE:
         return None
+    form = linear_of(scope, x)
+    made = None if form is None else quantized(scope, form, factor, offset, dtype)
+    if made is not None or not scope.builder.machine.fused_multiply_add:
+        return made
     return te.compute(x.shape, lambda *i: _quantized(x(*i), factor, offset, dtype), name="quantize")
 
 

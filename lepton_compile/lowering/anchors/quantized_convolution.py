@@ -16,8 +16,14 @@ from lepton_compile.kernels.convolution import convolution_of
 from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
-from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
+from lepton_compile.lowering.anchors.quantized_weights import (
+    largest_sums,
+    scales_of_sums,
+    signed_weights,
+    unsigned_zero,
+)
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
+from lepton_compile.lowering.linear import linear_in
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.operators import Operation
 from lepton_compile.lowering.program import Buffer
@@ -58,9 +64,13 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
     zero = unsigned_zero(x)
     if zero:
         sums = _without_zero_point(scope, sums, zero * weights.astype(np.int64).sum(axis=1), windows)
-    factors = scope.constant(scales_of_sums(x, w, outputs).reshape(1, -1, *(1 for _ in spatial)))
+    scales = scales_of_sums(x, w, outputs).reshape(1, -1, *(1 for _ in spatial))
+    factors = scope.constant(scales)
     ones = [0] * len(spatial)
-    return te.compute(shape, lambda n, c, *at: sums(n, c, *at).astype("float32") * factors(0, c, *ones), name="scaled")
+    scaled = te.compute(
+        shape, lambda n, c, *at: sums(n, c, *at).astype("float32") * factors(0, c, *ones), name="scaled"
+    )
+    return scope.note(scaled, linear_in(sums, scales, largest_sums(weights, 0).reshape(scales.shape)))
 
 
 def _without_zero_point(scope: Scope, sums: te.Tensor, offsets: Array, windows: Sequence[Window]) -> te.Tensor:

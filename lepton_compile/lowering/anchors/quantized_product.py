@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
 
 from lepton_compile.kernels import dot_matmul as kernel
 from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
-from lepton_compile.lowering.anchors.quantized_weights import scales_of_sums, signed_weights, unsigned_zero
+from lepton_compile.lowering.anchors.quantized_weights import (
+    largest_sums,
+    scales_of_sums,
+    signed_weights,
+    unsigned_zero,
+)
+from lepton_compile.lowering.linear import linear_in
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Anchor, Scope
@@ -49,13 +55,13 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
     sums = sums_of_products(scope, a.values, weights)
     zero = unsigned_zero(a)
     offsets = scope.constant((zero * weights.astype(np.int64).sum(axis=0)).astype(np.int32).reshape(1, -1))
-    factors = scope.constant(scales_of_sums(a, b, columns).reshape(1, -1))
-
-    def element(*at: tirx.Expr) -> tirx.Expr:
-        total = sums(*at) - offsets(0, at[-1]) if zero else sums(*at)
-        return total.astype("float32") * factors(0, at[-1])
-
-    return te.compute(sums.shape, element, name="scaled")
+    scales = scales_of_sums(a, b, columns).reshape(1, -1)
+    factors = scope.constant(scales)
+    if zero:
+        raw = sums
+        sums = te.compute(raw.shape, lambda *at: raw(*at) - offsets(0, at[-1]), name="centred")
+    scaled = te.compute(sums.shape, lambda *at: sums(*at).astype("float32") * factors(0, at[-1]), name="scaled")
+    return scope.note(scaled, linear_in(sums, scales, largest_sums(weights, 1)))
 
 
 def sums_of_products(scope: Scope, left: te.Tensor, right: Array) -> te.Tensor:

@@ -35,6 +35,12 @@ def unsigned_zero(x: Quantized) -> int:
     return int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
 
 
+def largest_sums(weights: Array, axis: int) -> Array:
+    """The largest magnitude of the sums of products of bytes with signed weights, for each place on an axis."""
+    others = tuple(place for place in range(weights.ndim) if place != axis)
+    return 255 * np.asarray(np.abs(weights.astype(np.int64)).sum(axis=others))
+
+
 def scales_of_sums(x: Quantized, w: Quantized, outputs: int) -> Array:
     """What one stands for in sums of products of an operand of one scale with weights, for each output; float32."""
     scales = np.float32(x.scale.item()) * w.scale.astype(np.float32)
