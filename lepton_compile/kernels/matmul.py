@@ -141,8 +141,8 @@ class Emitter:
         self.epilogue, self.machine = epilogue, machine
         self.analyzer = sym.Analyzer()
         right = te.placeholder(self.packed_shape(), self.right_dtype, name="right")
-        self.inputs = Operands([source, Source(right, PLAIN)], self.analyzer)
-        self.others = Operands(epilogue.sources, self.analyzer, first=2)
+        self.inputs = Operands([source, Source(right, PLAIN), *self.tables()], self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.packed = self.inputs.buffer(right)
         self.tiles = int(self.packed.shape[len(right_batch)])
         self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
@@ -152,6 +152,10 @@ class Emitter:
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of the packed right operand."""
         return packed_shape(self.shapes, self.right_batch, self.machine)
+
+    def tables(self) -> Sequence[Source]:
+        """What the kernel reads beside the two operands to make sense of the packed one."""
+        return []
 
     def registers(self, width: int) -> RegisterTile:
         """The accumulators of a tile of so many rows."""

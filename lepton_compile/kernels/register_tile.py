@@ -118,6 +118,13 @@ class RegisterTile:
                 )
         return sequence(statements)
 
+    def accumulate(self, b: int, t: int, value: LaneValue) -> tirx.Stmt:
+        """Add a vector to the accumulator of block `b` and column `t`."""
+        accumulator = self._accumulators[b][t]
+        return vectorized(
+            self._lanes, lambda lane: store(accumulator, [lane], load(accumulator, [lane]) + value(lane))
+        )
+
     def run(
         self,
         reduce: Sequence[tirx.Stmt],

@@ -22,7 +22,7 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
         by more than a signed byte holds.
     """
     known = scope.literal_or_known(w.values)
-    if known is None or known.dtype.name not in ("uint8", "int8") or (w.scale.size > 1 and w.axis != axis):
+    if known is None or known.dtype.name not in ("uint8", "int8") or w.block or (w.scale.size > 1 and w.axis != axis):
         return None
     along = [-1 if place == axis else 1 for place in range(known.ndim)]
     zero = w.zero.reshape(along) if w.zero.size > 1 else w.zero.reshape(())
