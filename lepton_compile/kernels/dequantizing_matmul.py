@@ -1,9 +1,10 @@
 """Matrix products whose right operand stays in 8 or 4 bits in memory, and becomes float32 as it is read.
 
 A product of a few rows takes as long as the right operand's way from memory: a quarter or an eighth as many bytes are
-that much faster. The loops are those of the product of float32. Numbers of 4 bits lie two in a byte, those of two
-neighbouring rows in the inner axis, so that one load and a shift give two vectors. Along the inner axis, blocks of
-numbers may have a scale each; the sum of a block is scaled, not its numbers:
+that much faster. The loops are those of the product of float32. Numbers of 4 bits lie eight in a word, those of
+neighbouring rows in one column, the first in the lowest bits. A number becomes a float where it lies in the word: with
+the exponent of 2^(23 - i) in front, bits from the i-th on are the ones of that power plus the number, exactly. Along
+the inner axis, blocks of numbers may have a scale each; the sum of a block is scaled, not its numbers:
 
     y = sum over blocks of scale * (sum of x (q - zero))
 
@@ -12,6 +13,7 @@ Where one scale holds for the whole inner axis, it is the epilogue's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,12 @@ from lepton_compile.kernels.register_tile import (
     TileShape,
 )
 
+WORD = 32
+"""Bits of a word."""
+
+MANTISSA = 23
+"""Bits of a float32 behind its leading one."""
+
 NIBBLES = 16
 """How many numbers 4 bits can hold."""
 
@@ -45,7 +53,7 @@ class Packing:
     """How a right operand of integers is stored.
 
     Attributes:
-        bits: 8, or 4 for numbers of 0 to 15.
+        bits: 8, or 4 for numbers of 0 to 15, which lie in words of 32.
         block: Numbers of the inner axis that share a scale and a zero point; at most all of them.
         scaled: Whether each block has a scale of its own; if not, numbers are multiplied as they are.
         zero: The zero point of all blocks, or None where each has its own.
@@ -57,9 +65,13 @@ class Packing:
     zero: int | None = 0
 
     @property
-    def steps(self) -> int:
-        """Bytes along the inner axis of a whole block of one column."""
-        return -(-self.block * self.bits // 8)
+    def together(self) -> int:
+        """Numbers in an element of the packed operand."""
+        return 1 if self.bits == 8 else WORD // self.bits
+
+    def elements(self, numbers: int) -> int:
+        """Elements that hold so many numbers of one column."""
+        return -(-numbers // self.together)
 
     def __str__(self) -> str:
         return f"{self.bits} bits" + (f" in blocks of {self.block}" if self.scaled else "")
@@ -69,7 +81,7 @@ def packed_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) -> t
     """Shape of the packed right operand."""
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
     whole, rest = divmod(inner, packing.block)
-    return (tiles, whole * packing.steps + -(-rest * packing.bits // 8), blocks, lanes)
+    return (tiles, whole * packing.elements(packing.block) + packing.elements(rest), blocks, lanes)
 
 
 def parameters_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) -> tuple[int, ...]:
@@ -80,14 +92,19 @@ def parameters_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) 
 
 def pack_right(
     right: npt.NDArray[Any], shapes: MatrixProduct, packing: Packing, machine: Machine
-) -> npt.NDArray[np.uint8 | np.int8]:
-    """Pack a right operand of bytes, of shape (inner, columns); in 4 bits, the lower half is of the earlier row."""
+) -> npt.NDArray[np.uint8 | np.int8 | np.int32]:
+    """Pack a right operand of bytes, of shape (inner, columns)."""
     packed = matmul.pack_right(right, shapes, machine)
     if packing.bits == 8:
         return packed
-    blocks = [packed[:, begin : begin + packing.block] for begin in range(0, shapes.inner, packing.block)]
-    paired = np.concatenate([np.pad(each, [(0, 0), (0, each.shape[1] % 2), (0, 0), (0, 0)]) for each in blocks], axis=1)
-    return paired[:, 0::2] | (paired[:, 1::2] << 4)
+    words = []
+    for begin in range(0, shapes.inner, packing.block):
+        block = packed[:, begin : begin + packing.block]
+        for first in range(0, block.shape[1], packing.together):
+            numbers = block[:, first : first + packing.together].astype(np.uint32)
+            shifts = np.arange(numbers.shape[1], dtype=np.uint32)[:, None, None] * np.uint32(packing.bits)
+            words.append(np.bitwise_or.reduce(numbers << shifts, axis=1))
+    return np.stack(words, axis=1).view(np.int32)
 
 
 def pack_parameters(values: npt.NDArray[Any], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[Any]:
@@ -96,16 +113,15 @@ def pack_parameters(values: npt.NDArray[Any], shapes: MatrixProduct, machine: Ma
     return matmul.pack_right(values, of_blocks, machine)
 
 
-def cycles(shapes: MatrixProduct, rows: int, packing: Packing | None, machine: Machine) -> float:
+def cycles(shapes: MatrixProduct, packing: Packing | None, machine: Machine) -> float:
     """Predicted cycles of one core: the steps of all tiles, or the right operand's way from memory; None: of float32.
 
-    Widening a vector of bytes takes two instructions of the units that multiply, of half bytes three; and one more
-    where there is a zero point.
+    Widening a vector takes two instructions of the units that multiply, and one more where bytes have a zero point.
     """
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
     widening, nbytes = 0, 4.0
     if packing is not None:
-        widening = (2 if packing.bits == 8 else 3) + (packing.zero != 0)
+        widening = 2 + (packing.bits == 8 and packing.zero != 0)
         nbytes = packing.bits / 8 + (4 / packing.block if packing.scaled else 0)
 
     def step(columns: int) -> float:
@@ -113,7 +129,7 @@ def cycles(shapes: MatrixProduct, rows: int, packing: Packing | None, machine: M
         busy = (columns + widening) * blocks / MULTIPLIERS
         return LOOP_OVERHEAD + LOAD_COST * loads + max(busy, loads / LOAD_PORTS, LATENCY)
 
-    full, tail = divmod(rows, shapes.tile.columns)
+    full, tail = divmod(math.prod(shapes.rows), shapes.tile.columns)
     steps = tiles * inner * (full * step(shapes.tile.columns) + (step(tail) if tail else 0))
     return max(steps, tiles * inner * blocks * lanes * nbytes / STREAM_BYTES)
 
@@ -133,7 +149,7 @@ def dequantizing_matmul(
     Args:
         shapes: Its shapes, without batch axes.
         packing: How the right operand is stored.
-        right_dtype: "int8" or "uint8"; the latter for 4 bits.
+        right_dtype: "int8" or "uint8"; "int32" for 4 bits.
         left: The left operand, of shape (rows..., inner).
         source: Where its elements are: the left operand itself, or a tensor that it has the elements of.
         transposed: Whether the left operand has shape (inner, rows) instead.
@@ -201,32 +217,43 @@ class _Emitter(matmul.Emitter):
     ) -> tirx.Stmt:
         """The sums of products of one block of the inner axis."""
         packing, columns = self.packing, range(registers.shape.columns)
-        each = 8 // packing.bits
 
-        def step(byte: tirx.Expr, count: int = each) -> tirx.Stmt:
+        def step(element: tirx.Expr, count: int = packing.together) -> tirx.Stmt:
             def add(part: int) -> tirx.Stmt:
-                k = number * packing.block + byte * each + part
+                k = number * packing.block + element * packing.together + part
+                at = number * packing.elements(packing.block) + element
                 return registers.step(
                     columns,
                     lambda t, _: self.left_value(place, self.row(begin + t), k),
-                    lambda b, lane: self.right_value(place, number, byte, part, b, lane),
+                    lambda b, lane: self.right_value([place.tile, at, b, lane], [place.tile, number, b, lane], part),
                 )
 
             return sequence(add(part) for part in range(count))
 
-        whole, rest = divmod(length, each)
-        bytes_of = [rolled(whole, step, "k")] if whole else []
-        return sequence([*bytes_of, *([step(tirx.const(whole, "int32"), rest)] if rest else [])])
+        whole, rest = divmod(length, packing.together)
+        elements = [rolled(whole, step, "k")] if whole else []
+        return sequence([*elements, *([step(tirx.const(whole, "int32"), rest)] if rest else [])])
 
     def right_value(
-        self, place: Place, number: tirx.Expr, byte: tirx.Expr, part: int, b: int, lane: tirx.Expr
+        self, at: Sequence[tirx.Expr | int], parameter_at: Sequence[tirx.Expr | int], part: int
     ) -> tirx.Expr:
-        """A number of the right operand, less its zero point: the `part`-th in a byte."""
-        packing = self.packing
-        value = load(self.packed, [place.tile, number * packing.steps + byte, b, lane]).astype("int32")
-        if packing.bits < 8:
-            value = tirx.bitwise_and(value, NIBBLES - 1) if part == 0 else tirx.shift_right(value, packing.bits)
-        if packing.zero is None:
-            zero = load(self.inputs.buffer(self.zeros), [place.tile, number, b, lane]).astype("int32")
-            return value.astype("float32") - zero.astype("float32")
-        return value.astype("float32") - float(packing.zero) if packing.zero else value.astype("float32")
+        """A number of the right operand, less its zero point: the `part`-th in its element."""
+        bits, zero = self.packing.bits, self.packing.zero
+        value = load(self.packed, at)
+        if zero is None:
+            zero_point = load(self.inputs.buffer(self.zeros), parameter_at).astype("int32").astype("float32")
+        else:
+            zero_point = tirx.const(float(zero), "float32")
+        if bits == 8:
+            return value.astype("float32") if zero == 0 else value.astype("float32") - zero_point
+        # Numbers whose bits the mantissa does not reach come down to the lowest bits.
+        in_place = MANTISSA // bits * bits
+        first = part * bits
+        if first + bits > in_place:
+            value, first = tirx.shift_right(value, in_place), first - in_place
+        power = MANTISSA - first
+        exponent = (127 + power) << MANTISSA
+        number = tirx.reinterpret(
+            "float32", tirx.bitwise_or(tirx.bitwise_and(value, (NIBBLES - 1) << first), tirx.const(exponent, "int32"))
+        )
+        return number - (tirx.const(float(2**power), "float32") + zero_point)

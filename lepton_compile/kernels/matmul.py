@@ -53,10 +53,10 @@ class MatrixProduct:
 
 
 def matrix_product_of(
-    batch: Sequence[int], rows: Sequence[int], inner: int, columns: int, machine: Machine
+    batch: Sequence[int], rows: Sequence[int], inner: int, columns: int, machine: Machine, vectors: int = 1
 ) -> MatrixProduct:
-    """Choose the register tile of a matrix product."""
-    tile = choose_tile(math.prod(rows), -(-columns // machine.lanes), machine)
+    """Choose the register tile of a matrix product; `vectors` as in `rank_tiles`."""
+    tile = choose_tile(math.prod(rows), -(-columns // machine.lanes), machine, vectors)
     return MatrixProduct(tuple(batch), tuple(rows), inner, columns, tile)
 
 

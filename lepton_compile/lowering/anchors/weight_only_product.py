@@ -6,7 +6,6 @@ for. Where many are, float32 is: then only who wants small weights keeps the int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,9 +62,10 @@ def weight_only_product(
         return None
     *rows, inner = reversed(shape_of(left)) if transposed_left else shape_of(left)
     builder, machine, packing = scope.builder, scope.builder.machine, matrix.packing
-    columns, count = matrix.values.shape[1], math.prod(rows)
-    shapes = matrix_product_of([], rows, inner, columns, machine)
-    cost, cost_unpacked = (kernel.cycles(shapes, count, each, machine) for each in (packing, None))
+    columns = matrix.values.shape[1]
+    shapes = matrix_product_of([], rows, inner, columns, machine, 1 if packing.together == 1 else 2)
+    cost = kernel.cycles(shapes, packing, machine)
+    cost_unpacked = kernel.cycles(matrix_product_of([], rows, inner, columns, machine), None, machine)
     if cost > cost_unpacked and not builder.small_weights:
         return None
 
