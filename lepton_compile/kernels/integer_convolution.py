@@ -51,14 +51,13 @@ def integer_convolution(shapes: Convolution, source: Source, epilogue: Epilogue,
     Returns:
         A kernel of the input, the packed weights, the epilogue's sources and the output.
     """
-    return _Emitter(shapes, source, epilogue, machine, None).definition()
+    return _Emitter(shapes, source, epilogue, machine, None, "int8").definition()
 
 
 class _Emitter(convolution.Emitter):
     """The same loops over four inputs at a time."""
 
     family = "integer convolution"
-    weights_dtype = "int8"
 
     def packed_shape(self) -> tuple[int, ...]:
         return packed_shape(self.shapes, self.machine)

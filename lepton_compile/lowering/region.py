@@ -54,13 +54,15 @@ class Quantized:
         zero: The same of the integers' type.
         axis: That axis.
         block: Places in a block; 0 where there are none.
+        computed: What they stand for, as an expression over them.
     """
 
     values: te.Tensor
     scale: Array
     zero: Array
     axis: int
-    block: int = 0
+    block: int
+    computed: te.Tensor
 
     @property
     def dtype(self) -> str:

@@ -113,3 +113,54 @@ def hold(model: Model, target: Target) -> Program:
     problems = {name: difference(got[name], value) for name, value in onnxruntimes(proto, model.inputs).items()}
     assert not any(problems.values()), problems
     return program
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int4"])
+def test_tables(model, agree, dtype: str) -> None:
+    """Rows are gathered as integers, whatever axis scales lie along."""
+    rows = model.given(np.array([[3, 0, -1], [7, 7, 2]]))
+    for axis, block in ((0, 0), (1, 0), (1, 8)):
+        table = dequantized(model, dtype, (300, 20), axis, block=block, zero=True)
+        gathered = model.node("Gather", table, rows)
+        model.output(model.node("Add", gathered, model.input(2, 3, 20)))
+        model.output(model.node("Gather", table, rows, axis=1))
+    for program in agree(model):
+        assert weights_bytes(program) < 3 * 300 * 20 * 1.2 + 2000
+
+
+def test_a_table_that_is_an_output_as_well(model, agree) -> None:
+    table = dequantized(model, "int8", (30, 5), 0)
+    model.output(model.node("Gather", table, model.given(np.array([1, 2]))), table)
+    agree(model)
+
+
+CONVOLUTIONS = {
+    "plain": ((1, 16, 9, 11), (24, 16, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "flat": ((1, 19, 7, 5), (33, 19, 1, 1), {}),
+    "few channels": ((1, 3, 20, 20), (20, 3, 3, 3), {"strides": [2, 2]}),
+    "depthwise": ((1, 21, 9, 9), (21, 1, 3, 3), {"group": 21, "pads": [1, 1, 1, 1]}),
+    "groups": ((1, 12, 8, 8), (18, 4, 3, 3), {"group": 3}),
+    "signal": ((2, 8, 30), (16, 8, 5), {"dilations": [2]}),
+}
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_convolutions(model, agree, zero: bool) -> None:
+    for image, weights, attributes in CONVOLUTIONS.values():
+        w = dequantized(model, "int8", weights, 0, zero=zero)
+        model.output(model.node("Conv", model.input(*image), w, model.weight(weights[0]), **attributes))
+    w = model.node("DequantizeLinear", integers(model, "int8", (16, 16, 3, 3)), model.constant(0.01))
+    model.output(model.node("Relu", model.node("Conv", model.input(1, 16, 28, 28), w)))
+    for program in agree(model, small_weights=True):
+        if not zero:
+            assert not any(values.dtype == np.float32 and values.size > 100 for values in program.weights.values())
+
+
+@pytest.mark.parametrize("attributes", [{}, {"strides": [2, 2]}, {"strides": [3, 3], "group": 2}])
+def test_transposed_convolutions(model, agree, attributes) -> None:
+    for outputs in (2, 12):
+        w = dequantized(model, "int8", (16, outputs, 3, 3), 1)
+        bias = model.weight(outputs * attributes.get("group", 1))
+        model.output(model.node("ConvTranspose", model.input(1, 16, 6, 5), w, bias, **attributes))
+    for program in agree(model, small_weights=True):
+        assert not any(values.dtype == np.float32 and values.size > 100 for values in program.weights.values())

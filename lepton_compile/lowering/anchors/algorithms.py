@@ -87,7 +87,7 @@ def emit(
         scope: The region.
         problem: The convolution.
         x: The input, (batch, channels, spatial...).
-        weights: (outputs * groups, inputs, taps...).
+        weights: (outputs * groups, inputs, taps...); signed bytes where weights are to be small.
         epilogue: What is stored.
         sources: Where its operands are.
         result: Where the result goes.
@@ -136,7 +136,7 @@ def emit_algorithm(
     if isinstance(plan, Convolution):
         channels = channels_of(scope, x, problem.few_channels)
         packed = builder.weight(direct.pack_weights(weights, plan, machine))
-        definition = direct.convolution(plan, channels.source, epilogue, machine, channels.order)
+        definition = direct.convolution(plan, channels.source, epilogue, machine, channels.order, packed.dtype)
         source, *order = channels.buffers
         builder.call(definition, [source, packed, *order, *sources], [result], scope.nodes)
         return packed.nbytes()

@@ -73,15 +73,15 @@ def dequantization(
     axis = int(operation.attribute("axis", 1)) % max(1, len(x.shape))
     block = int(operation.attribute("block_size", 0)) if factor.size > 1 else 0
     known = scope.literal_or_known(x)
+    computed = OPERATORS["DequantizeLinear"](operation, x, scale, zero_point)
+    assert isinstance(computed, te.Tensor)
     if known is not None and known.dtype.kind in "iu":
         made = scope.constant(_dequantized(known, factor, zero, axis, block))
     elif block:
         return None
     else:
-        computed = OPERATORS["DequantizeLinear"](operation, x, scale, zero_point)
-        assert isinstance(computed, te.Tensor)
         made = computed
-    return scope.dequantize(made, Quantized(x, factor, zero, axis, block))
+    return scope.dequantize(made, Quantized(x, factor, zero, axis, block, computed))
 
 
 def _dequantized(values: Array, scale: Array, zero: Array, axis: int, block: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lepton_compile.kernels.dot_product import SIGN
@@ -28,6 +30,33 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
     zero = w.zero.reshape(along) if w.zero.size > 1 else w.zero.reshape(())
     centred = known.astype(np.int32) - zero.astype(np.int32)
     return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that stand for values * scales.
+
+    Attributes:
+        values: Signed bytes.
+        scales: float32, one for each place on the axis of outputs.
+    """
+
+    values: Array
+    scales: Array
+
+
+def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
+    """Weights as signed bytes, for operators on float32, if weights are to be small; None if not, or where they are none.
+
+    Args:
+        scope: The region.
+        w: What the weights were dequantized from, if they were.
+        axis: The axis of outputs.
+    """
+    values = signed_weights(scope, w, axis) if w is not None and scope.builder.small_weights else None
+    if w is None or values is None:
+        return None
+    return Weights(values, np.broadcast_to(w.scale.reshape(-1), (values.shape[axis],)).copy())
 
 
 def unsigned_zero(x: Quantized) -> int:

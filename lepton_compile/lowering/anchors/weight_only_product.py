@@ -115,7 +115,7 @@ def packed_matrix(scope: Scope, stored: Quantized, column_axis: int) -> PackedMa
             values, zeros = values + 128, zeros + 128
     common = int(zeros.flat[0]) if (zeros == zeros.flat[0]).all() else None
     dtype = np.int8 if values.min() < 0 else np.uint8
-    packing = Packing(bits, block, bool(stored.block), common)
+    packing = Packing(bits, block, len(scales) > 1, common)
     return PackedMatrix(values.astype(dtype), scales, zeros.astype(np.uint8), packing)
 
 
