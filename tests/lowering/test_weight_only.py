@@ -164,3 +164,40 @@ def test_transposed_convolutions(model, agree, attributes) -> None:
         model.output(model.node("ConvTranspose", model.input(1, 16, 6, 5), w, bias, **attributes))
     for program in agree(model, small_weights=True):
         assert not any(values.dtype == np.float32 and values.size > 100 for values in program.weights.values())
+
+
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("hidden", [16, 21])
+def test_recurrent_layers(model, agree, cell: str, hidden: int) -> None:
+    """With scales of rows that directions share, or have each their own (as blocks of all inputs)."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell] * hidden
+    for direction, directions in (("forward", 1), ("bidirectional", 2)):
+        for apart in (False, True):
+            for linear in (0, 1) if cell == "GRU" else (0,):
+                axis = 2 if apart else 1
+                w = dequantized(model, "int8", (directions, gates, 12), axis, block=12 * apart)
+                r = dequantized(model, "int8", (directions, gates, hidden), axis, block=hidden * apart)
+                b = model.weight(directions, 2 * gates)
+                more = {"linear_before_reset": linear} if cell == "GRU" else {}
+                x = model.input(6, 2, 12)
+                model.output(*model.node(cell, x, w, r, b, outputs=2, hidden_size=hidden, direction=direction, **more))
+    for program in agree(model, small_weights=True):
+        stored = [values for values in program.weights.values() if values.size >= 12 * gates]
+        assert stored
+        assert all(values.dtype == np.int8 for values in stored)
+
+
+def test_layers_inside_branches(model, agree) -> None:
+    """Weights that are dequantized outside a branch, and inside one."""
+    outside = dequantized(model, "int8", (1, 80, 12), 1)
+    x = model.input(4, 1, 12)
+    sides = []
+    for seed in (0, 1):
+        side = Model(model)
+        r = dequantized(side, "int8", (1, 80, 20), 1, seed=seed)
+        y, _ = side.node("LSTM", x, outside, r, outputs=2, hidden_size=20)
+        side.output(y)
+        sides.append(side)
+    model.output(model.branch(model.given(np.array(True)), *sides))
+    for program in agree(model, small_weights=True):
+        assert max(values.nbytes for values in program.weights.values()) < 80 * 20 * 2

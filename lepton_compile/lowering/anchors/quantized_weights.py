@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tvm import te
+
 from lepton_compile.kernels.dot_product import SIGN
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.region import Quantized, Scope
@@ -53,10 +55,34 @@ def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | Non
         w: What the weights were dequantized from, if they were.
         axis: The axis of outputs.
     """
-    values = signed_weights(scope, w, axis) if w is not None and scope.builder.small_weights else None
+    return signed_bytes(scope, w, axis) if scope.builder.small_weights else None
+
+
+def signed_bytes(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
+    """The same whether weights are to be small or not."""
+    values = signed_weights(scope, w, axis) if w is not None else None
     if w is None or values is None:
         return None
     return Weights(values, np.broadcast_to(w.scale.reshape(-1), (values.shape[axis],)).copy())
+
+
+def part_of(scope: Scope, stored: Quantized, place: int) -> te.Tensor:
+    """A place on the first axis of known dequantized values; blocks of all of an axis of a matrix are scales of its rows."""
+    values = scope.value(stored.values)[place]
+    axis, block = stored.axis - 1, stored.block
+    computed = te.compute(values.shape, lambda *i: stored.computed(place, *i), name="part")
+    if block and axis < 0:
+        return computed
+
+    def of(parameter: Array) -> Array:
+        if parameter.size == 1:
+            return parameter
+        return parameter[place] if block or axis < 0 else parameter
+
+    scale, zero = of(stored.scale), of(stored.zero)
+    if values.ndim == 2 and block >= values.shape[axis]:
+        scale, zero, axis, block = scale.reshape(-1), zero.reshape(-1), 1 - axis, 0
+    return scope.dequantize(computed, Quantized(scope.constant(values), scale, zero, axis, block, computed))
 
 
 def unsigned_zero(x: Quantized) -> int:
