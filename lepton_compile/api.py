@@ -126,9 +126,14 @@ def compile(
     report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 
-    def build(exact: bool) -> Library:
+    def build(small: bool) -> Library:
         program, taken = tuned(
-            lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact), target, tuning, line
+            lambda table: lower(
+                graph, target, symbol, tuning=table.taken, exact_order=exact_order, small_weights=small
+            ),
+            target,
+            tuning,
+            line,
         )
         return generate(
             program,
@@ -139,9 +144,9 @@ def compile(
             progress=line,
         )
 
-    library = build(exact_order)
-    if not exact_order and oversize(library.path.stat().st_size, target.budget):
-        library = build(True)  # what kernels with larger weights made too large
+    library = build(small=False)
+    if oversize(library.path.stat().st_size, target.budget):
+        library = build(small=True)
     if problem := oversize(library.path.stat().st_size, target.budget):
         raise BudgetError(problem)
     return CompiledModel(library.folder, threads=threads, keep=library)

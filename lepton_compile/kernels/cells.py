@@ -1,7 +1,7 @@
 """The cells of recurrent layers: RNN, GRU and LSTM.
 
 Each is a kernel over sequences. Its inputs are x (steps, batch, gates * hidden), what the layer's inputs contribute,
-with the biases; packed recurrent weights (hidden, gates, padded); the initial hidden state (directions, batch, hidden);
+with the biases; packed recurrent weights (hidden, gates, padded); their scales, if they are bytes; the initial hidden state (directions, batch, hidden);
 what the cell needs beside; and the sequences' lengths (batch), if they vary. Its outputs are Y (steps, directions,
 batch, hidden), Y_h (directions, batch, hidden), what the cell gives beside, and room for the states. Gates are in
 ONNX's order.
@@ -59,7 +59,7 @@ def _gru_of_one_phase(shapes: Recurrence, machine: Machine, f: Activation, g: Ac
             unit = moment.block * lanes + lane
             update = f(layer.bounded(layer.total(moment, 0, lane)))
             reset = f(layer.bounded(layer.total(moment, 1, lane)))
-            inner = load(layer.products[2], [lane]) + load(bias, [unit])
+            inner = layer.product(moment, 2, lane) + load(bias, [unit])
             given = load(layer.x, [moment.time, moment.sequence, 2 * shapes.hidden + unit])
             fresh = g(layer.bounded(given + reset * inner))
             return fresh + update * (layer.before(moment, unit) - fresh)

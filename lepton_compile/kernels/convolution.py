@@ -208,7 +208,12 @@ def _step_cycles(shapes: Convolution, length: int, machine: Machine) -> float:
 
 
 def convolution(
-    shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None = None
+    shapes: Convolution,
+    source: Source,
+    epilogue: Epilogue,
+    machine: Machine,
+    order: Source | None = None,
+    weights_dtype: str = "float32",
 ) -> Definition:
     """A direct convolution.
 
@@ -218,27 +223,33 @@ def convolution(
         epilogue: What is stored; its layout is blocked by the machine's lanes.
         machine: The instruction set.
         order: Which of the source's channels each input channel is, int32; None if they are the same.
+        weights_dtype: The type of the weights in memory; integers are widened as they are read.
 
     Returns:
         A kernel of the input, the packed weights, the order if there is one, the epilogue's sources and the output.
     """
-    return Emitter(shapes, source, epilogue, machine, order).definition()
+    return Emitter(shapes, source, epilogue, machine, order, weights_dtype).definition()
 
 
 class Emitter:
     """The loops of one convolution, from the innermost step to the outermost block."""
 
     family = "convolution"
-    weights_dtype = "float32"
     definitions = ""
 
     def __init__(
-        self, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine, order: Source | None
+        self,
+        shapes: Convolution,
+        source: Source,
+        epilogue: Epilogue,
+        machine: Machine,
+        order: Source | None,
+        weights_dtype: str,
     ) -> None:
         self.shapes, self.source, self.epilogue, self.machine, self.order = shapes, source, epilogue, machine, order
         self.analyzer = sym.Analyzer()
         packed = self.packed_shape()
-        weights = te.placeholder(packed, self.weights_dtype, name="weights")
+        weights = te.placeholder(packed, weights_dtype, name="weights")
         self.inputs = Operands([source, Source(weights, PLAIN), *([order] if order else [])], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.weights = self.inputs.buffer(weights)
@@ -396,9 +407,10 @@ class Emitter:
                     chosen = tirx.Select(lane < segment.begin, chosen, of(segment))
                 return chosen
 
-            return registers.step(
-                columns, value, lambda b, lane: load(self.weights, [place.set, place.tile, ib, *taps, ii, b, lane])
-            )
+            def weight(b: int, lane: tirx.Expr) -> tirx.Expr:
+                return load(self.weights, [place.set, place.tile, ib, *taps, ii, b, lane]).astype(registers.dtype)
+
+            return registers.step(columns, value, weight)
 
         return rolled(extent, step, "ii")
 

@@ -56,13 +56,11 @@ def dot_convolution(
 class _Emitter(convolution.Emitter):
     """The same loops over a word of inputs at a time."""
 
-    weights_dtype = "int32"
-
     def __init__(self, words: Words, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> None:
         self.words = words
         self.family = f"{words.name} convolution"
         self.definitions = words.definitions(machine)
-        super().__init__(shapes, source, epilogue, machine, None)
+        super().__init__(shapes, source, epilogue, machine, None, "int32")
 
     def packed_shape(self) -> tuple[int, ...]:
         return packed_shape(self.words, self.shapes, self.machine)

@@ -53,10 +53,10 @@ class MatrixProduct:
 
 
 def matrix_product_of(
-    batch: Sequence[int], rows: Sequence[int], inner: int, columns: int, machine: Machine
+    batch: Sequence[int], rows: Sequence[int], inner: int, columns: int, machine: Machine, vectors: int = 1
 ) -> MatrixProduct:
-    """Choose the register tile of a matrix product."""
-    tile = choose_tile(math.prod(rows), -(-columns // machine.lanes), machine)
+    """Choose the register tile of a matrix product; `vectors` as in `rank_tiles`."""
+    tile = choose_tile(math.prod(rows), -(-columns // machine.lanes), machine, vectors)
     return MatrixProduct(tuple(batch), tuple(rows), inner, columns, tile)
 
 
@@ -142,8 +142,8 @@ class Emitter:
         self.epilogue, self.machine = epilogue, machine
         self.analyzer = sym.Analyzer()
         right = te.placeholder(self.packed_shape(), self.right_dtype, name="right")
-        self.inputs = Operands([source, Source(right, PLAIN)], self.analyzer)
-        self.others = Operands(epilogue.sources, self.analyzer, first=2)
+        self.inputs = Operands([source, Source(right, PLAIN), *self.tables()], self.analyzer)
+        self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.packed = self.inputs.buffer(right)
         self.tiles = int(self.packed.shape[len(right_batch)])
         self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
@@ -153,6 +153,10 @@ class Emitter:
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of the packed right operand."""
         return packed_shape(self.shapes, self.right_batch, self.machine)
+
+    def tables(self) -> Sequence[Source]:
+        """What the kernel reads beside the two operands to make sense of the packed one."""
+        return []
 
     def registers(self, width: int) -> RegisterTile:
         """The accumulators of a tile of so many rows."""

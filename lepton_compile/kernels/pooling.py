@@ -77,6 +77,7 @@ def sliding_window(
     machine: Machine,
     *,
     counts_padding: Sequence[int] | None = None,
+    weights_dtype: str = "float32",
 ) -> Definition:
     """A kernel that slides a window over every channel.
 
@@ -90,12 +91,15 @@ def sliding_window(
         machine: The instruction set.
         counts_padding: For an average that counts padding: the extent of each axis of the padded input, with the
             padding in front. None counts inputs only.
+        weights_dtype: The type of a depthwise convolution's weights in memory; integers are widened as they are read.
 
     Returns:
         A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
         sources, and the output.
     """
-    return _Emitter(sliding, tuple(windows), image, source, epilogue, machine, counts_padding).definition()
+    return _Emitter(
+        sliding, tuple(windows), image, source, epilogue, machine, counts_padding, weights_dtype
+    ).definition()
 
 
 class _Emitter:
@@ -110,6 +114,7 @@ class _Emitter:
         epilogue: Epilogue,
         machine: Machine,
         counts_padding: Sequence[int] | None,
+        weights_dtype: str,
     ) -> None:
         self.sliding, self.windows, self.epilogue, self.counts_padding = sliding, windows, epilogue, counts_padding
         self.lanes = machine.lanes
@@ -119,7 +124,7 @@ class _Emitter:
         self.dtype = str(image.dtype)
         self.analyzer = sym.Analyzer()
         taps = tuple(window.kernel for window in windows)
-        weights = te.placeholder((self.channel_blocks, *taps, self.lanes), "float32", name="weights")
+        weights = te.placeholder((self.channel_blocks, *taps, self.lanes), weights_dtype, name="weights")
         sources = [source, Source(weights, PLAIN)] if sliding is DEPTHWISE else [source]
         self.inputs = Operands(sources, self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(sources))
@@ -216,7 +221,9 @@ class _Emitter:
         ]
 
         def value(lane: tirx.Expr) -> tirx.Expr:
-            weight = load(self.weights, [place.block, *taps, lane]) if self.weights is not None else None
+            weight = None
+            if self.weights is not None:
+                weight = load(self.weights, [place.block, *taps, lane]).astype("float32")
             return self.sliding.combine(load(total, [lane]), self.seen(place, at, lane), weight)
 
         return vector_store(self.lanes, value, lambda lane, v: store(total, [lane], v))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from lepton_compile.kernels.loops import (
     vectorized,
 )  # fmt: skip
 
+Number = TypeVar("Number", bound=np.generic)
 Activation = Callable[[tirx.Expr], tirx.Expr]
 LaneValue = Callable[[tirx.Expr], tirx.Expr]
 
@@ -48,6 +50,7 @@ class Recurrence:
         backward: Whether it goes from the last step to the first.
         varying: Whether the sequences are of different lengths; outputs after the end of one are zeros.
         clip: Bound on the inputs of the activations; None for none.
+        of_bytes: Whether the recurrent weights are signed bytes, with a scale for each unit of each gate.
     """
 
     steps: int
@@ -58,6 +61,7 @@ class Recurrence:
     backward: bool
     varying: bool = False
     clip: float | None = None
+    of_bytes: bool = False
 
 
 def padded_units(hidden: int, machine: Machine) -> int:
@@ -65,7 +69,7 @@ def padded_units(hidden: int, machine: Machine) -> int:
     return -(-hidden // machine.lanes) * machine.lanes
 
 
-def pack_recurrent(weights: npt.NDArray[np.float32], gates: int, machine: Machine) -> npt.NDArray[np.float32]:
+def pack_recurrent(weights: npt.NDArray[Number], gates: int, machine: Machine) -> npt.NDArray[Number]:
     """Pack weights of shape (gates * hidden, inputs) as (inputs, gates, padded units)."""
     hidden = weights.shape[0] // gates
     packed = np.zeros((weights.shape[1], gates, padded_units(hidden, machine)), weights.dtype)
@@ -104,6 +108,7 @@ class Layer:
     Attributes:
         x: What the inputs contribute (steps, batch, gates * hidden), with the biases.
         weights: Packed recurrent weights (hidden, gates, padded).
+        scales: What they are multiplied by (gates, padded), if they are bytes.
         initial: Initial hidden state (directions, batch, hidden).
         lengths: Length of every sequence (batch), if they vary.
         y: Hidden states (steps, directions, batch, hidden).
@@ -117,7 +122,9 @@ class Layer:
         self.shapes, self.gates, self.machine = shapes, gates, machine
         s = shapes
         self.x = parameter("x", [s.steps, s.batch, gates * s.hidden], "float32")
-        self.weights = parameter("r", [s.hidden, gates, padded_units(s.hidden, machine)], "float32")
+        padded = padded_units(s.hidden, machine)
+        self.weights = parameter("r", [s.hidden, gates, padded], "int8" if s.of_bytes else "float32")
+        self.scales = parameter("scales", [gates, padded], "float32")
         self.initial = parameter("initial_h", [s.directions, s.batch, s.hidden], "float32")
         self.lengths = parameter("lengths", [s.batch], "int32")
         self.y = parameter("y", [s.steps, s.directions, s.batch, s.hidden], "float32")
@@ -142,7 +149,14 @@ class Layer:
         """What the inputs and the gathered product contribute to a gate of a unit."""
         unit = moment.block * self.machine.lanes + lane
         contributed = load(self.x, [moment.time, moment.sequence, gate * self.shapes.hidden + unit])
-        return contributed + load(self.products[gate], [lane])
+        return contributed + self.product(moment, gate, lane)
+
+    def product(self, moment: Moment, gate: int, lane: tirx.Expr) -> tirx.Expr:
+        """The gathered product of a gate of a unit."""
+        gathered = load(self.products[gate], [lane])
+        if not self.shapes.of_bytes:
+            return gathered
+        return gathered * load(self.scales, [gate, moment.block * self.machine.lanes + lane])
 
     def bounded(self, value: tirx.Expr) -> tirx.Expr:
         """A number within the clip."""
@@ -159,7 +173,7 @@ class Layer:
 
         def add(k: tirx.Expr) -> tirx.Stmt:
             def gathered(gate: int, lane: tirx.Expr) -> tirx.Expr:
-                weight = load(self.weights, [k, gate, moment.block * lanes + lane])
+                weight = load(self.weights, [k, gate, moment.block * lanes + lane]).astype("float32")
                 return load(self.products[gate], [lane]) + value(k) * weight
 
             return sequence(
@@ -203,7 +217,7 @@ class Layer:
         Args:
             family: Name of the kernel family.
             phases: What is done in a step for every block of units, one phase after the other.
-            inputs: The cell's own inputs, after x, weights and initial state; the lengths follow.
+            inputs: The cell's own inputs, after x, weights, their scales and initial state; the lengths follow.
             outputs: The cell's own outputs, between y_h and state.
             start: What is done for a sequence and a unit before the first step.
         """
@@ -246,7 +260,8 @@ class Layer:
             loops = [serial(s.hidden, begin, "j"), serial(steps, step, "t"), serial(s.hidden, end, "j"), *rest]
             return allocate(self.products, loops)
 
-        given = [self.x, self.weights, self.initial, *inputs, *([self.lengths] if s.varying else [])]
+        weights = [self.weights, *([self.scales] if s.of_bytes else [])]
+        given = [self.x, *weights, self.initial, *inputs, *([self.lengths] if s.varying else [])]
         made = [self.y, self.y_h, *outputs, self.state]
         return Definition(
             function=function([*given, *made], parallel(s.batch, sequence_of)),

@@ -50,18 +50,19 @@ def step_cycles(columns: int, blocks: int) -> float:
     return LOOP_OVERHEAD + LOAD_COST * loads + max(columns * blocks / MULTIPLIERS, loads / LOAD_PORTS, LATENCY)
 
 
-def choose_tile(columns: int, blocks: int, machine: Machine) -> TileShape:
+def choose_tile(columns: int, blocks: int, machine: Machine, vectors: int = 1) -> TileShape:
     """The tile that covers `columns` x `blocks` in the fewest cycles; see `rank_tiles`."""
-    return rank_tiles(columns, blocks, machine)[0]
+    return rank_tiles(columns, blocks, machine, vectors)[0]
 
 
-def rank_tiles(columns: int, blocks: int, machine: Machine) -> list[TileShape]:
+def rank_tiles(columns: int, blocks: int, machine: Machine, vectors: int = 1) -> list[TileShape]:
     """All tiles, those first that cover `columns` x `blocks` in the fewest cycles.
 
     Args:
         columns: Output columns in all, tails included.
         blocks: Vectors of output channels in all, tails included.
-        machine: Its registers hold the accumulators, one weight vector per block, and one broadcast value.
+        machine: Its registers hold the accumulators, the weight vectors of each block, and one broadcast value.
+        vectors: Weight vectors of a block: two where a vector of words is kept while weights are taken out of it.
     """
 
     def cycles(shape: TileShape) -> float:
@@ -75,7 +76,7 @@ def rank_tiles(columns: int, blocks: int, machine: Machine) -> list[TileShape]:
         TileShape(c, b)
         for b in range(1, min(blocks, machine.registers // 2) + 1)
         for c in range(1, min(columns, machine.registers) + 1)
-        if c * b + b + 1 <= machine.registers
+        if c * b + vectors * b + 1 <= machine.registers
     ]
     return sorted(candidates, key=lambda shape: (cycles(shape), shape.columns * shape.blocks))
 
@@ -117,6 +118,11 @@ class RegisterTile:
                     )
                 )
         return sequence(statements)
+
+    def accumulate(self, b: int, t: int, value: LaneValue) -> tirx.Stmt:
+        """Add a vector to the accumulator of block `b` and column `t`."""
+        accumulator = self._accumulators[b][t]
+        return vectorized(self._lanes, lambda lane: store(accumulator, [lane], load(accumulator, [lane]) + value(lane)))
 
     def run(
         self,

@@ -48,15 +48,24 @@ class Builder:
         blocked: The blocked layout of this machine.
         tuning: Names of algorithms by the key of the problem that they are to solve.
         exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
+        small_weights: Whether weights are to take as little memory as they can: no minimal filtering, and integers stay
+            integers where that is slower.
         choices: What was decided, node by node.
     """
 
     def __init__(
-        self, name: str, machine: Machine, *, tuning: Mapping[str, str] | None = None, exact_order: bool = False
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        tuning: Mapping[str, str] | None = None,
+        exact_order: bool = False,
+        small_weights: bool = False,
     ) -> None:
         self.name = name
         self.tuning = tuning or {}
         self.exact_order = exact_order
+        self.small_weights = small_weights
         self.machine = machine
         self.blocked = Layout(machine.lanes)
         self.buffers: dict[str, Buffer] = {}

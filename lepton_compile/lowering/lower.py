@@ -54,11 +54,12 @@ def lower(
     *,
     tuning: Mapping[str, str] | None = None,
     exact_order: bool = False,
+    small_weights: bool = False,
 ) -> Program:
     """Lower a graph.
 
-    A budget of the target's for memory or size decides whether convolutions by minimal filtering, whose weights are
-    several times larger, are affordable.
+    A budget of the target's for memory or size decides whether weights that are larger than the model's are affordable:
+    of convolutions by minimal filtering, and of integers that are dequantized when the model is compiled.
 
     Args:
         graph: A graph whose tensors all have static shapes; fused regions are calls of functions of the domain
@@ -69,6 +70,7 @@ def lower(
             wrongly, is left to the model of costs.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
             errors are larger and which spreads NaN and infinities over neighbouring outputs.
+        small_weights: Weights as small as the model has them, budget or not.
 
     Returns:
         The program.
@@ -84,9 +86,14 @@ def lower(
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, EXPRESSION_DEPTH))
     try:
-        program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=exact_order)).run()
-        if not exact_order and excess(program, target.budget, target.resources.memory_bytes):
-            program = _Lowering(graph, Builder(name, machine, tuning=tuning, exact_order=True)).run()
+
+        def lowered(small: bool) -> Program:
+            builder = Builder(name, machine, tuning=tuning, exact_order=exact_order, small_weights=small)
+            return _Lowering(graph, builder).run()
+
+        program = lowered(small_weights)
+        if not small_weights and excess(program, target.budget, target.resources.memory_bytes):
+            program = lowered(small=True)
     finally:
         sys.setrecursionlimit(limit)
     if problem := excess(program, target.budget, target.resources.memory_bytes):
@@ -149,6 +156,7 @@ class _Lowering:
         self.functions: Mapping[str, gs.Function] = {function.name: function for function in graph.gs.functions}
         self.values: dict[str, Buffer] = {}
         self.constants: dict[str, Array] = {}
+        self.dequantized: dict[str, Node] = {}
         self.outputs: dict[str, Buffer] = {}
 
     def run(self) -> Program:
@@ -190,6 +198,9 @@ class _Lowering:
         """Where a tensor is."""
         if isinstance(tensor, gs.Constant):
             return self.builder.weight(tensor.values, tensor=tensor.name)
+        if tensor.name in self.dequantized:
+            scope = Scope(self.builder, [tensor.name])
+            return scope.to_memory(self.tensor(tensor.name, scope, {}), name=tensor.name)
         return self.values[tensor.name]
 
     def branch(self, node: gs.Node, results: Mapping[str, Buffer]) -> None:
@@ -218,6 +229,9 @@ class _Lowering:
     def region(self, region: Region, results: Mapping[str, Buffer]) -> None:
         """Lower a node or a fused region."""
         self.constants.update(region.constants)
+        if _is_known(region) and not results.keys() & region.outputs.keys():
+            self.dequantized[region.nodes[0].outputs[0]] = region.nodes[0]
+            return
         scope = Scope(self.builder, [node.name for node in region.nodes])
         tensors: dict[str, te.Tensor] = {}
         for node in region.nodes:
@@ -266,6 +280,8 @@ class _Lowering:
         """The shape of a tensor, wherever it is."""
         if name in tensors:
             return shape_of(tensors[name])
+        if name in self.dequantized:
+            name = self.dequantized[name].inputs[0]
         if name in self.constants:
             return tuple(self.constants[name].shape)
         return tuple(int(size) for size in self.values[name].shape)
@@ -276,7 +292,10 @@ class _Lowering:
             return tensors[name]
         if name in self.constants:
             return scope.constant(as_rank(self.constants[name], rank))
-        tensors[name] = scope.tensor_of(self.values[name])
+        if name in self.dequantized:
+            (tensors[name],) = self.evaluate(self.dequantized[name], scope, tensors)
+        else:
+            tensors[name] = scope.tensor_of(self.values[name])
         return tensors[name]
 
     def view(
@@ -303,6 +322,14 @@ class _Lowering:
         viewed = self.builder.view(source, shape, node.outputs[0] if node.outputs[0] in region.outputs else None)
         tensors[node.outputs[0]] = scope.tensor_of(viewed)
         return True
+
+
+def _is_known(region: Region) -> bool:
+    """Whether a region is a DequantizeLinear of constants: who reads it decides what lies in memory."""
+    (node, *others) = region.nodes
+    return (
+        node.op_type == "DequantizeLinear" and not others and region.constants.keys() >= set(filter(None, node.inputs))
+    )
 
 
 def _plain(value: object) -> object:

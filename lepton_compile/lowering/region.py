@@ -49,15 +49,20 @@ class Quantized:
 
     Attributes:
         values: Integers.
-        scale: One number, or one for each place on an axis; float32.
+        scale: One number, or one for each place on an axis, or, of the integers' rank, for each block of places on it;
+            float32.
         zero: The same of the integers' type.
         axis: That axis.
+        block: Places in a block; 0 where there are none.
+        computed: What they stand for, as an expression over them.
     """
 
     values: te.Tensor
     scale: Array
     zero: Array
     axis: int
+    block: int
+    computed: te.Tensor
 
     @property
     def dtype(self) -> str:

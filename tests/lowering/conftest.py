@@ -164,6 +164,7 @@ def agree(host: Target) -> Agree:
         passes: Sequence[bool] = (False, True),
         opset: int = 21,
         reference: bool = False,
+        small_weights: bool = False,
     ) -> list[Program]:
         proto = model.proto(opset)
         wanted = (references if reference else onnxruntimes)(proto, model.inputs)
@@ -172,7 +173,7 @@ def agree(host: Target) -> Agree:
             graph = import_model(proto)
             if adapted:
                 graph, _ = adapt(graph, target)
-            programs.append(lower(graph, target, "model"))
+            programs.append(lower(graph, target, "model", small_weights=small_weights))
             library = generate(programs[-1], target)
             compiled = CompiledModel(library.folder, keep=library)
             for _ in range(2):  # what one run leaves behind must not matter to the next

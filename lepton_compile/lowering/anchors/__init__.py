@@ -9,6 +9,7 @@ from lepton_compile.lowering.anchors import (  # noqa: F401  (they register thei
     concatenation,
     convolution,
     dynamic_quantization,
+    gathering,
     integer_product,
     normalization,
     pooling,

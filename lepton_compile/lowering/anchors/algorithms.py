@@ -17,6 +17,7 @@ from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.winograd_plan import ConvolutionShape, Winograd
 from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.space_to_depth import spread, spread_cycles, spread_shape
+from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.choosing import Algorithm, Problem
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer, Choice
@@ -86,7 +87,7 @@ def emit(
         scope: The region.
         problem: The convolution.
         x: The input, (batch, channels, spatial...).
-        weights: (outputs * groups, inputs, taps...).
+        weights: (outputs * groups, inputs, taps...); signed bytes where weights are to be small.
         epilogue: What is stored.
         sources: Where its operands are.
         result: Where the result goes.
@@ -97,8 +98,9 @@ def emit(
     passed_over = []
     precise = []
     # What was measured holds for the algorithms that there were to choose from.
-    key = f"{problem} in exact order" if builder.exact_order else str(problem)
-    for algorithm in [] if builder.exact_order else filtering_algorithms(problem, machine):
+    directly_only = builder.exact_order or builder.small_weights
+    key = f"{problem} in exact order" if directly_only else str(problem)
+    for algorithm in [] if directly_only else filtering_algorithms(problem, machine):
         assert isinstance(algorithm.plan, Winograd)
         filters = algorithm.plan.filters
         if filters not in errors:
@@ -109,8 +111,7 @@ def emit(
             passed_over.append(f"{algorithm.name}: its error would be {errors[filters]:.1e}")
             key += f", not {algorithm.name}"
     if not precise and not passed_over:
-        reason = "exact order of sums" if builder.exact_order else "not for these strides, dilations, taps or groups"
-        passed_over.append(f"winograd: {reason}")
+        passed_over.append(f"winograd: {_why_directly(builder)}")
     directly = direct_algorithms(problem, machine)
     taken = builder.choose(Problem(key, (*directly, *precise), problem))
     others = [each for each in (*directly[:1], *precise[:1]) if each is not taken]
@@ -135,7 +136,7 @@ def emit_algorithm(
     if isinstance(plan, Convolution):
         channels = channels_of(scope, x, problem.few_channels)
         packed = builder.weight(direct.pack_weights(weights, plan, machine))
-        definition = direct.convolution(plan, channels.source, epilogue, machine, channels.order)
+        definition = direct.convolution(plan, channels.source, epilogue, machine, channels.order, packed.dtype)
         source, *order = channels.buffers
         builder.call(definition, [source, packed, *order, *sources], [result], scope.nodes)
         return packed.nbytes()
@@ -151,6 +152,12 @@ def emit_algorithm(
     definition = winograd.convolution(plan, image, epilogue, machine)
     builder.call(definition, [source, packed, *sources], [result], scope.nodes)
     return packed.nbytes()
+
+
+def _why_directly(builder: Builder) -> str:
+    if builder.exact_order:
+        return "exact order of sums"
+    return "small weights" if builder.small_weights else "not for these strides, dilations, taps or groups"
 
 
 def _taps(problem: ConvolutionProblem, weights: Array) -> Array:

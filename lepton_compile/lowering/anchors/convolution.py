@@ -16,6 +16,7 @@ from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.bfloat16 import bfloat16_convolution
 from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.quantized_convolution import quantized_convolution
+from lepton_compile.lowering.anchors.quantized_weights import small_weights
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.linear import linear_of
@@ -64,20 +65,24 @@ def convolution(
     groups = int(operation.attribute("group", 1))
     windows = convolution_windows(operation, spatial, kernel)
     shape = output_shape(operation, batch, outputs, windows)
-    depthwise = groups == channels == outputs and scope.literal_or_known(w) is not None and groups > 1
+    bytes_of = small_weights(scope, taps, 0)
+    known = scope.literal_or_known(w) if bytes_of is None else bytes_of.values
+    depthwise = groups == channels == outputs and known is not None and groups > 1
     narrow = scope.narrow(x)
     stored = image.values if image is not None and image.of_bytes else x if narrow is None else narrow
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
         if depthwise:
+            assert known is not None
             source = scope.in_layout(stored, builder.blocked)
-            definition = sliding_window(DEPTHWISE, windows, x, Source(stored, source.layout), epilogue, machine)
-            weights = builder.weight(pack_depthwise(scope.value(w), machine.lanes))
+            weights = builder.weight(pack_depthwise(known, machine.lanes))
+            definition = sliding_window(
+                DEPTHWISE, windows, x, Source(stored, source.layout), epilogue, machine, weights_dtype=weights.dtype
+            )
             builder.call(definition, [source, weights, *sources], [result], scope.nodes)
             return
         few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
-        known = scope.literal_or_known(w)
         if known is not None:
             of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
             algorithms.emit(scope, ConvolutionProblem(of, few), x, known, epilogue, sources, result)
@@ -90,7 +95,15 @@ def convolution(
         image, *order = channels_read.buffers
         builder.call(definition, [image, packed, *order, *sources], [result], scope.nodes)
 
-    return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
+    value = scope.open(shape, "float32", Anchor(scope.builder.blocked, emit))
+    return with_bias(scope, value if bytes_of is None else scaled(scope, value, bytes_of.scales), bias)
+
+
+def scaled(scope: Scope, value: te.Tensor, factors: Array) -> te.Tensor:
+    """Multiply by one number per channel (axis 1)."""
+    rest = len(value.shape) - 2
+    spread = scope.constant(factors.reshape(1, -1, *[1] * rest))
+    return te.compute(value.shape, lambda *i: value(*i) * spread(0, i[1], *[0] * rest), name="scaled")
 
 
 def pack_depthwise(weights: Array, lanes: int) -> Array:

@@ -17,6 +17,7 @@ from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.lowering.anchors.bfloat16 import narrow_operands
 from lepton_compile.lowering.anchors.quantized_product import quantized_product
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
+from lepton_compile.lowering.anchors.weight_only_product import weight_only_product
 from lepton_compile.lowering.linear import linear_of
 from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import arithmetic_type, broadcast_load, cast, convert, dtype_of, load
@@ -30,6 +31,8 @@ def matrix_product(scope: Scope, operation: Operation, a: te.Tensor, b: te.Tenso
     if str(a.dtype) != "float32" or len(a.shape) < 2 or len(b.shape) < 2:
         return None
     summed = quantized_product(scope, a, b)
+    if summed is None:
+        summed = weight_only_product(scope, a, b)
     return product(scope, a, b) if summed is None else summed
 
 
@@ -41,10 +44,11 @@ def general_product(
     if str(a.dtype) != "float32":
         return None
     alpha, beta = float(operation.attribute("alpha", 1.0)), float(operation.attribute("beta", 1.0))
-    multiplied = None
-    if not operation.attribute("transA", 0):
-        multiplied = quantized_product(scope, a, b, transposed=bool(operation.attribute("transB", 0)))
-    if multiplied is None and operation.attribute("transB", 0):
+    transposed_a, transposed_b = bool(operation.attribute("transA", 0)), bool(operation.attribute("transB", 0))
+    multiplied = None if transposed_a else quantized_product(scope, a, b, transposed=transposed_b)
+    if multiplied is None:
+        multiplied = weight_only_product(scope, a, b, transposed_left=transposed_a, transposed_right=transposed_b)
+    if multiplied is None and transposed_b:
         known = scope.literal_or_known(b)
         original = b
         b = (
@@ -53,7 +57,7 @@ def general_product(
             else te.compute((b.shape[1], b.shape[0]), lambda k, n: original(n, k), name="transposed")
         )
     if multiplied is None:
-        multiplied = product(scope, a, b, transposed=bool(operation.attribute("transA", 0)))
+        multiplied = product(scope, a, b, transposed=transposed_a)
     scaled = multiplied
     if alpha != 1.0:
         scaled = te.compute(multiplied.shape, lambda *i: multiplied(*i) * alpha, name="scaled")

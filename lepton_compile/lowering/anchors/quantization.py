@@ -70,26 +70,36 @@ def quotient(x: tirx.Expr, divisor: tirx.Expr, reciprocal: tirx.Expr) -> tirx.Ex
 def dequantization(
     scope: Scope, operation: Operation, x: te.Tensor, scale: te.Tensor, zero_point: te.Tensor | None = None
 ) -> Lowered:
-    """DequantizeLinear to float32, of one scale or one for each place on an axis."""
+    """DequantizeLinear to float32, of one scale, or one for each place on an axis; of constants also for each block."""
     factor = scope.literal_or_known(scale)
     zero = np.zeros((), str(x.dtype)) if zero_point is None else scope.literal_or_known(zero_point)
-    if factor is None or zero is None or operation.attribute("block_size", 0) or factor.dtype != np.float32:
+    if factor is None or zero is None or factor.dtype != np.float32:
         return None
     axis = int(operation.attribute("axis", 1)) % max(1, len(x.shape))
+    block = int(operation.attribute("block_size", 0)) if factor.size > 1 else 0
     known = scope.literal_or_known(x)
-    if known is None or known.dtype.kind not in "iu":
-        made = OPERATORS["DequantizeLinear"](operation, x, scale, zero_point)
-        assert isinstance(made, te.Tensor)
+    computed = OPERATORS["DequantizeLinear"](operation, x, scale, zero_point)
+    assert isinstance(computed, te.Tensor)
+    if known is not None and known.dtype.kind in "iu":
+        made = scope.constant(_dequantized(known, factor, zero, axis, block))
+    elif block:
+        return None
     else:
-        made = scope.constant(_dequantized(known, factor, zero, axis))
-    return scope.dequantize(made, Quantized(x, factor, zero, axis))
+        made = computed
+    return scope.dequantize(made, Quantized(x, factor, zero, axis, block, computed))
 
 
-def _dequantized(values: Array, scale: Array, zero: Array, axis: int) -> Array:
+def _dequantized(values: Array, scale: Array, zero: Array, axis: int, block: int) -> Array:
     """(x - zero point) * scale, as the kernel computes it."""
     along = [-1 if place == axis else 1 for place in range(values.ndim)]
-    factor = scale.reshape(along) if scale.size > 1 else scale.reshape(())
-    offset = zero.reshape(along) if zero.size > 1 else zero.reshape(())
+
+    def spread(parameter: Array) -> Array:
+        if parameter.size == 1:
+            return parameter.reshape(())
+        if block:
+            return np.repeat(parameter, block, axis)[tuple(slice(size) for size in values.shape)]
+        return parameter.reshape(along)
+
     wide = np.int64 if values.dtype.itemsize >= 4 else np.int32
-    centred = values.astype(wide) - offset.astype(wide)
-    return np.asarray(centred.astype(np.float32) * factor)
+    centred = values.astype(wide) - spread(zero).astype(wide)
+    return np.asarray(centred.astype(np.float32) * spread(scale))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from tvm import te
 
 from lepton_compile.kernels.dot_product import SIGN
 from lepton_compile.lowering.nodes import Array
@@ -22,12 +26,63 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
         by more than a signed byte holds.
     """
     known = scope.literal_or_known(w.values)
-    if known is None or known.dtype.name not in ("uint8", "int8") or (w.scale.size > 1 and w.axis != axis):
+    if known is None or known.dtype.name not in ("uint8", "int8") or w.block or (w.scale.size > 1 and w.axis != axis):
         return None
     along = [-1 if place == axis else 1 for place in range(known.ndim)]
     zero = w.zero.reshape(along) if w.zero.size > 1 else w.zero.reshape(())
     centred = known.astype(np.int32) - zero.astype(np.int32)
     return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that stand for values * scales.
+
+    Attributes:
+        values: Signed bytes.
+        scales: float32, one for each place on the axis of outputs.
+    """
+
+    values: Array
+    scales: Array
+
+
+def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
+    """Weights as signed bytes, for operators on float32, if weights are to be small; None if not, or where they are none.
+
+    Args:
+        scope: The region.
+        w: What the weights were dequantized from, if they were.
+        axis: The axis of outputs.
+    """
+    return signed_bytes(scope, w, axis) if scope.builder.small_weights else None
+
+
+def signed_bytes(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
+    """The same whether weights are to be small or not."""
+    values = signed_weights(scope, w, axis) if w is not None else None
+    if w is None or values is None:
+        return None
+    return Weights(values, np.broadcast_to(w.scale.reshape(-1), (values.shape[axis],)).copy())
+
+
+def part_of(scope: Scope, stored: Quantized, place: int) -> te.Tensor:
+    """A place on the first axis of known dequantized values; blocks of all of an axis of a matrix are scales of its rows."""
+    values = scope.value(stored.values)[place]
+    axis, block = stored.axis - 1, stored.block
+    computed = te.compute(values.shape, lambda *i: stored.computed(place, *i), name="part")
+    if block and axis < 0:
+        return computed
+
+    def of(parameter: Array) -> Array:
+        if parameter.size == 1:
+            return parameter
+        return parameter[place] if block or axis < 0 else parameter
+
+    scale, zero = of(stored.scale), of(stored.zero)
+    if values.ndim == 2 and block >= values.shape[axis]:
+        scale, zero, axis, block = scale.reshape(-1), zero.reshape(-1), 1 - axis, 0
+    return scope.dequantize(computed, Quantized(scope.constant(values), scale, zero, axis, block, computed))
 
 
 def unsigned_zero(x: Quantized) -> int:

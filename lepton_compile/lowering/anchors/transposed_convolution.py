@@ -14,7 +14,8 @@ from lepton_compile.kernels.window import Window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
-from lepton_compile.lowering.anchors.convolution import with_bias
+from lepton_compile.lowering.anchors.convolution import scaled, with_bias
+from lepton_compile.lowering.anchors.quantized_weights import small_weights
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import steps_of
 from lepton_compile.lowering.nodes import Array
@@ -33,7 +34,8 @@ def transposed_convolution(
     Output position s * i + r gets input i + (r + pad - tap * dilation) / s through every tap for which that is an
     integer.
     """
-    known = scope.literal_or_known(w)
+    bytes_of = small_weights(scope, scope.quantized(w), 1)
+    known = scope.literal_or_known(w) if bytes_of is None else bytes_of.values
     if str(x.dtype) != "float32" or known is None:
         return None
     batch, channels, *spatial = shape_of(x)
@@ -45,6 +47,12 @@ def transposed_convolution(
     weights = known.reshape(groups, channels // groups, per_group, *kernel).swapaxes(1, 2)
     weights = weights.reshape(groups * per_group, channels // groups, *kernel)
     shape = [batch, groups * per_group, *outputs]
+
+    def finished(value: te.Tensor) -> te.Tensor:
+        if bytes_of is not None:
+            value = scaled(scope, value, np.tile(bytes_of.scales, groups))
+        return with_bias(scope, value, bias)
+
     apart = all(
         k == stride and dilation == 1 and size * stride == output and pad == 0
         for k, stride, dilation, size, output, pad in zip(
@@ -52,7 +60,7 @@ def transposed_convolution(
         )
     )
     if apart and groups == 1 and per_group < scope.builder.machine.lanes // 2:
-        return with_bias(scope, _by_patches(scope, x, weights), bias)
+        return finished(_by_patches(scope, x, weights))
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine
@@ -69,11 +77,12 @@ def transposed_convolution(
             for axis, (_, taps) in enumerate(axes):
                 taken = np.take(taken, taps or [0], axis=axis + 2)
             shapes = conv.convolution_of(batch, channels // groups, per_group, groups, windows, machine)
-            definition = conv.convolution(shapes, Source(x, source.layout), epilogue, machine)
             packed = builder.weight(conv.pack_weights(taken, shapes, machine))
+            image = Source(x, source.layout)
+            definition = conv.convolution(shapes, image, epilogue, machine, weights_dtype=packed.dtype)
             builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
-    return with_bias(scope, scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)), bias)
+    return finished(scope.open(shape, "float32", Anchor(scope.builder.blocked, emit)))
 
 
 def _by_patches(scope: Scope, x: te.Tensor, weights: Array) -> te.Tensor:
