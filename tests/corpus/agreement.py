@@ -1,0 +1,221 @@
+"""Whether a model made faster or smaller still answers as the original: a rule for each model, and a metric from it.
+
+A rule takes answers and the original's, and gives the worst deviation in units of what is allowed: at most 1 holds.
+
+- Probabilities (open-nsfw, cls, silero) are within 0.02 of the original's, for every sample.
+- Boxes of nudenet and of det match at an overlap (IoU) of 0.9 with the same class, in both directions: every box of
+  either has its counterpart in the other, whose score, with nudenet, is within 0.02. As scores may be off by so much, a
+  box that the original is within 0.02 of the threshold with may appear or vanish. Nothing else may.
+- Of the characters that the original reads, all lines together, 99 % are read (edit distance).
+- Embeddings have a cosine of at least 0.999 with the original's, for every sample.
+
+The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst one,
+so it bounds them all. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those that
+judge in the end.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from corpus import minilm
+from corpus.meaning import Answer, Box, detections, intersection_over_union, read_text, speech_probability, text_regions
+
+PROBABILITY = 0.02
+OVERLAP = 0.9
+CHARACTERS = 0.99
+COSINE = 0.999
+MAX_DROP = 0.7
+"""What a contract allows of the deviation that the rules allow."""
+
+# What a box without any counterpart counts, in units of what is allowed; as one that overlaps nothing.
+_LOST = 1 / (1 - OVERLAP)
+_BOX_THRESHOLD = {"nudenet": 0.25, "ppocr-det": 0.5}
+# What a probability that falls counts among characters read wrong, so that less of it is better before one is.
+_UNSURE = 0.1
+
+Decoded = TypeVar("Decoded")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far answers are from the original's.
+
+    Attributes:
+        deviation: The worst one, in units of what is allowed.
+        figure: What it means, for people.
+    """
+
+    deviation: float
+    figure: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is allowed."""
+        return self.deviation <= 1
+
+
+Rule = Callable[[Sequence[Answer], Sequence[Answer]], Agreement]
+
+
+class _Once(Generic[Decoded]):
+    """A function of an array, computed once for each array as long as that lives."""
+
+    def __init__(self, decode: Callable[[np.ndarray], Decoded]) -> None:
+        self._decode = decode
+        self._known: dict[int, tuple[weakref.ref[np.ndarray], Decoded]] = {}
+
+    def __call__(self, array: np.ndarray) -> Decoded:
+        key = id(array)
+        if key not in self._known:
+            reference = weakref.ref(array, lambda _: self._known.pop(key, None))
+            self._known[key] = reference, self._decode(array)
+        return self._known[key][1]
+
+
+_found = {
+    "nudenet": _Once(lambda output: detections({"output0": output}, threshold=_BOX_THRESHOLD["nudenet"] - PROBABILITY)),
+    "ppocr-det": _Once(lambda map_: text_regions({"map": map_}, threshold=_BOX_THRESHOLD["ppocr-det"] - PROBABILITY)),
+}
+_read = _Once(lambda probabilities: read_text({"probabilities": probabilities}))
+
+
+def same_probabilities(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """The largest difference of a probability; of a classifier's only output."""
+    pairs = zip(answers, originals, strict=True)
+    worst = max(float(np.abs(_only(answer) - _only(original)).max()) for answer, original in pairs)
+    return Agreement(worst / PROBABILITY, f"off by {worst:.4f}")
+
+
+def same_speech(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """The largest difference of silero's probability."""
+    pairs = zip(answers, originals, strict=True)
+    worst = max(abs(speech_probability(answer) - speech_probability(original)) for answer, original in pairs)
+    return Agreement(worst / PROBABILITY, f"off by {worst:.4f}")
+
+
+def same_detections(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """Boxes, their classes, and their scores."""
+    return _same_boxes("nudenet", answers, originals, PROBABILITY)
+
+
+def same_regions(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """Boxes."""
+    return _same_boxes("ppocr-det", answers, originals, float("inf"))
+
+
+def same_characters(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """The share of characters that are not read as the original does, and a little of how much less sure they are."""
+    wrong = total = 0
+    unsure = 0.0
+    for answer, original in zip(answers, originals, strict=True):
+        text = _read(_only(original))
+        total += len(text)
+        wrong += edit_distance(_read(_only(answer)), text)
+        unsure += _lost_confidence(_only(answer), _only(original)) * len(text)
+    wrong_share = wrong / max(total, 1)
+    allowed = 1 - CHARACTERS
+    # The second part only tells apart what the first does not: it takes less than is left of what is allowed.
+    smooth = min(_UNSURE * unsure / max(total, 1) / allowed, max(0.0, 1 - wrong_share / allowed) / 2)
+    return Agreement(wrong_share / allowed + smooth, f"{1 - wrong_share:.2%} of {total} characters")
+
+
+def same_embeddings(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """The smallest cosine between the means over the tokens; the originals come with the attention mask."""
+    cosines = []
+    for answer, original in zip(answers, originals, strict=True):
+        mask = original["attention_mask"]
+        one, other = (minilm.embedding(each["last_hidden_state"], mask) for each in (answer, original))
+        cosines.append(float(one @ other))
+    return Agreement((1 - min(cosines)) / (1 - COSINE), f"cosine {min(cosines):.5f}")
+
+
+RULES: Mapping[str, Rule] = {
+    "ppocr-det": same_regions,
+    "ppocr-rec": same_characters,
+    "ppocr-cls": same_probabilities,
+    "nudenet": same_detections,
+    "open-nsfw": same_probabilities,
+    "minilm": same_embeddings,
+    "silero": same_speech,
+}
+
+
+def metric(name: str) -> Callable[[Sequence[Answer], Sequence[Answer]], float]:
+    """The metric of a contract that implies the rule: one less for each whole deviation that is allowed."""
+    rule = RULES[name]
+
+    def agreement(answers: Sequence[Answer], originals: Sequence[Answer]) -> float:
+        return -rule(answers, originals).deviation
+
+    return agreement
+
+
+def box_deviation(found: Sequence[Box], expected: Sequence[Box], threshold: float, score: float) -> tuple[float, int]:
+    """The worst deviation of a box, in units of what is allowed, and how many boxes of either are not matched.
+
+    Args:
+        found: Boxes of at least `threshold - PROBABILITY`, as all of `expected`.
+        expected: The original's.
+        threshold: What a box is one from.
+        score: How much a score may be off.
+    """
+    worst, unmatched = 0.0, 0
+    for boxes, others, original in ((expected, found, True), (found, expected, False)):
+        for box in boxes:
+            if box.score < threshold:
+                continue
+            deviation = min((_deviation(box, other, score) for other in others), default=_LOST)
+            if deviation > 1 and original and box.score <= threshold + PROBABILITY:
+                continue  # it may vanish
+            worst = max(worst, deviation)
+            unmatched += deviation > 1
+    return worst, unmatched
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Characters to insert, delete or replace (Levenshtein, 1966)."""
+    if one == other:
+        return 0
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
+
+
+def _same_boxes(name: str, answers: Sequence[Answer], originals: Sequence[Answer], score: float) -> Agreement:
+    worst, unmatched, total = 0.0, 0, 0
+    threshold = _BOX_THRESHOLD[name]
+    for answer, original in zip(answers, originals, strict=True):
+        expected = _found[name](_only(original))
+        total += sum(box.score >= threshold for box in expected)
+        deviation, count = box_deviation(_found[name](_only(answer)), expected, threshold, score)
+        worst, unmatched = max(worst, deviation), unmatched + count
+    return Agreement(worst, f"{unmatched} unmatched of {total}, worst {worst:.2f}")
+
+
+def _deviation(box: Box, other: Box, score: float) -> float:
+    """Of two boxes, in units of what is allowed."""
+    if box.label != other.label:
+        return _LOST
+    apart = (1 - intersection_over_union(box, other)) / (1 - OVERLAP)
+    return max(apart, abs(box.score - other.score) / score)
+
+
+def _lost_confidence(probabilities: np.ndarray, original: np.ndarray) -> float:
+    """How much less sure of the original's choices, on average over the columns."""
+    choices = original[0].argmax(axis=1)[:, None]
+    before, after = (np.take_along_axis(each[0], choices, 1) for each in (original, probabilities))
+    return float(np.maximum(before - after, 0).mean())
+
+
+def _only(answer: Answer) -> np.ndarray:
+    (value,) = answer.values()
+    return value
