@@ -9,9 +9,9 @@ A rule takes answers and the original's, and gives the worst deviation in units 
 - Of the characters that the original reads, all lines together, 99 % are read (edit distance).
 - Embeddings have a cosine of at least 0.999 with the original's, for every sample.
 
-The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst one,
-so it bounds them all. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those that
-judge in the end.
+The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst
+one, so it bounds them all. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those
+that judge in the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from corpus import minilm
+from corpus.feeds import Feed
 from corpus.meaning import Answer, Box, detections, intersection_over_union, read_text, speech_probability, text_regions
+from corpus.samples import held_out_feeds, speech_sequence
 
 PROBABILITY = 0.02
 OVERLAP = 0.9
@@ -144,6 +146,41 @@ RULES: Mapping[str, Rule] = {
     "minilm": same_embeddings,
     "silero": same_speech,
 }
+
+
+INPUTS: Mapping[str, tuple[str, ...]] = {"minilm": ("attention_mask",)}
+"""Inputs that a rule finds beside the original's answers."""
+
+
+def answers_of(name: str, run: Callable[[Feed], Answer], inputs: Sequence[str] = ()) -> list[Answer]:
+    """What an engine answers to the samples that judge.
+
+    Silero's are sequences: each step gets the state that the engine itself left at the step before.
+
+    Args:
+        name: The model.
+        run: The engine.
+        inputs: Inputs that are put beside the answers, as `RULES` expect of the original's.
+    """
+    if name != "silero":
+        return [_with(run(feed), feed, inputs) for feed in held_out_feeds(name)]
+    answers: list[Answer] = []
+    for feed in speech_sequence(held_out=True):
+        answers.append(run(feed | {"state": answers[-1]["stateN"]} if answers else feed))
+    return answers
+
+
+def labelled(
+    name: str, feeds: Sequence[Feed], original: Callable[[Feed], Answer]
+) -> list[Feed] | list[tuple[Feed, Answer]]:
+    """Samples for a contract, with labels where the metric needs more than the original's answers."""
+    if name not in INPUTS:
+        return list(feeds)
+    return [(feed, _with(original(feed), feed, INPUTS[name])) for feed in feeds]
+
+
+def _with(answer: Answer, feed: Feed, inputs: Sequence[str]) -> Answer:
+    return answer | {tensor: feed[tensor] for tensor in inputs}
 
 
 def metric(name: str) -> Callable[[Sequence[Answer], Sequence[Answer]], float]:
