@@ -10,7 +10,8 @@ A rule takes answers and the original's, and gives the worst deviation in units 
 - Embeddings have a cosine of at least 0.999 with the original's, for every sample.
 
 The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst
-one, so it bounds them all. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those
+one, so it bounds them all. Where answers are counted, a little of how much they differ in general is added, so that a
+search sees small steps, too. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those
 that judge in the end.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -38,8 +39,8 @@ MAX_DROP = 0.7
 # What a box without any counterpart counts, in units of what is allowed; as one that overlaps nothing.
 _LOST = 1 / (1 - OVERLAP)
 _BOX_THRESHOLD = {"nudenet": 0.25, "ppocr-det": 0.5}
-# What a probability that falls counts among characters read wrong, so that less of it is better before one is.
-_UNSURE = 0.1
+# What the difference in general adds to a metric.
+_IN_GENERAL = 0.1
 
 Decoded = TypeVar("Decoded")
 
@@ -51,10 +52,12 @@ class Agreement:
     Attributes:
         deviation: The worst one, in units of what is allowed.
         figure: What it means, for people.
+        general: How much probabilities differ in general, in the same units, where `deviation` is of what was counted.
     """
 
     deviation: float
     figure: str
+    general: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -102,29 +105,30 @@ def same_speech(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agree
 
 
 def same_detections(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
-    """Boxes, their classes, and their scores."""
-    return _same_boxes("nudenet", answers, originals, PROBABILITY)
+    """Boxes, their classes, and their scores; in general, the score that differs most of each picture."""
+    pairs = zip(answers, originals, strict=True)
+    general = np.mean([np.abs(_only(answer)[:, 4:] - _only(original)[:, 4:]).max() for answer, original in pairs])
+    return replace(_same_boxes("nudenet", answers, originals, PROBABILITY), general=float(general) / PROBABILITY)
 
 
 def same_regions(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
-    """Boxes."""
-    return _same_boxes("ppocr-det", answers, originals, float("inf"))
+    """Boxes; in general, pixels."""
+    pairs = zip(answers, originals, strict=True)
+    general = np.mean([np.abs(_only(answer) - _only(original)).mean() for answer, original in pairs])
+    return replace(_same_boxes("ppocr-det", answers, originals, float("inf")), general=float(general) / PROBABILITY)
 
 
 def same_characters(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
-    """The share of characters that are not read as the original does, and a little of how much less sure they are."""
+    """The share of characters that are not read as the original does."""
     wrong = total = 0
-    unsure = 0.0
-    for answer, original in zip(answers, originals, strict=True):
-        text = _read(_only(original))
+    pairs = [(_only(answer), _only(original)) for answer, original in zip(answers, originals, strict=True)]
+    for answer, original in pairs:
+        text = _read(original)
         total += len(text)
-        wrong += edit_distance(_read(_only(answer)), text)
-        unsure += _lost_confidence(_only(answer), _only(original)) * len(text)
-    wrong_share = wrong / max(total, 1)
-    allowed = 1 - CHARACTERS
-    # The second part only tells apart what the first does not: it takes less than is left of what is allowed.
-    smooth = min(_UNSURE * unsure / max(total, 1) / allowed, max(0.0, 1 - wrong_share / allowed) / 2)
-    return Agreement(wrong_share / allowed + smooth, f"{1 - wrong_share:.2%} of {total} characters")
+        wrong += edit_distance(_read(answer), text)
+    share = wrong / max(total, 1)
+    unsure = float(np.mean([np.abs(answer - original).max(axis=-1).mean() for answer, original in pairs]))
+    return Agreement(share / (1 - CHARACTERS), f"{1 - share:.2%} of {total} characters", unsure / PROBABILITY)
 
 
 def same_embeddings(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
@@ -184,11 +188,12 @@ def _with(answer: Answer, feed: Feed, inputs: Sequence[str]) -> Answer:
 
 
 def metric(name: str) -> Callable[[Sequence[Answer], Sequence[Answer]], float]:
-    """The metric of a contract that implies the rule: one less for each whole deviation that is allowed."""
+    """The metric of a contract that implies the rule: 0, and one less for each whole deviation that is allowed."""
     rule = RULES[name]
 
     def agreement(answers: Sequence[Answer], originals: Sequence[Answer]) -> float:
-        return -rule(answers, originals).deviation
+        judged = rule(answers, originals)
+        return -judged.deviation - _IN_GENERAL * judged.general
 
     return agreement
 
@@ -244,13 +249,6 @@ def _deviation(box: Box, other: Box, score: float) -> float:
         return _LOST
     apart = (1 - intersection_over_union(box, other)) / (1 - OVERLAP)
     return max(apart, abs(box.score - other.score) / score)
-
-
-def _lost_confidence(probabilities: np.ndarray, original: np.ndarray) -> float:
-    """How much less sure of the original's choices, on average over the columns."""
-    choices = original[0].argmax(axis=1)[:, None]
-    before, after = (np.take_along_axis(each[0], choices, 1) for each in (original, probabilities))
-    return float(np.maximum(before - after, 0).mean())
 
 
 def _only(answer: Answer) -> np.ndarray:
