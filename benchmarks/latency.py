@@ -20,14 +20,11 @@ without oneDNN, element-wise code and matrix products by MLAS, uses the processo
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +43,11 @@ import lepton_compile  # noqa: E402
 from lepton_compile.cli.table import print_table  # noqa: E402
 from lepton_compile.measuring.bench import OURS  # noqa: E402
 from lepton_compile.measuring.engines import Measurement, measure_engines  # noqa: E402
-from lepton_compile.measuring.machine import processor, processors  # noqa: E402
+from lepton_compile.measuring.machine import describe_machine, processors  # noqa: E402
 from lepton_compile.measuring.peers import PEERS, Run, is_installed, load_peer  # noqa: E402
 from lepton_compile.measuring.profile import step_times, together  # noqa: E402
 from lepton_compile.measuring.roofline import Roofline, footprint, measure_roofline  # noqa: E402
-from lepton_compile.measuring.tables import markdown  # noqa: E402
+from lepton_compile.measuring.tables import geometric_mean, known, markdown, number  # noqa: E402
 
 # What the geometric mean is over; of silero, as it is published.
 COUNTED = (*corpus.REAL_CNNS, "minilm", "silero", *corpus.LIGHT_NETS)
@@ -135,7 +132,12 @@ def main() -> None:
             if measured.problem:
                 print(f"{name}: {engine}: {measured.problem}")
     if arguments.json:
-        record = {"machine": machine(), "threads": arguments.threads, "target": target.name, "avx2": arguments.avx2}
+        record = {
+            "machine": describe_machine(),
+            "threads": arguments.threads,
+            "target": target.name,
+            "avx2": arguments.avx2,
+        }
         record |= {"roofline": asdict(roofline)} | report(results, peers)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -195,11 +197,6 @@ def table(results: dict[str, Result], peers: Sequence[str]) -> tuple[list[str], 
     return header, rows
 
 
-def number(value: float, digits: int) -> str:
-    """A number, or nothing where there is none."""
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
-
-
 def marked(result: Result, engine: str) -> str:
     """An engine's median, or why it does not count."""
     measured = result.engines[engine]
@@ -213,12 +210,6 @@ def means_of(results: dict[str, Result], peers: Sequence[str]) -> dict[str, floa
     counted = [result for name, result in results.items() if name in COUNTED]
     means = {peer: geometric_mean(result.times_faster(peer) for result in counted) for peer in peers}
     return means | {"best peer": geometric_mean(result.times_faster_than_best() for result in counted)}
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """The geometric mean of the values that are numbers."""
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.geometric_mean(known) if known else math.nan
 
 
 def described(roofline: Roofline) -> str:
@@ -243,30 +234,6 @@ def report(results: dict[str, Result], peers: Sequence[str]) -> dict[str, Any]:
     }
     means = {peer: known(mean) for peer, mean in means_of(results, peers).items()}
     return {"models": models, "geometric_means_of_times_faster": means}
-
-
-def known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions of what was measured."""
-    host = lepton_compile.sense_host()
-    installed = {item.metadata["Name"].lower(): item.version for item in importlib.metadata.distributions()}
-    return {
-        "processor": processor(),
-        "cpu": host.cpu,
-        "features": list(host.features),
-        "threads_usable": host.resources.threads,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_average": list(os.getloadavg()),
-        "versions": {package: installed[package] for package in _PACKAGES if package in installed},
-    }
-
-
-_PACKAGES = ("lepton-compile", "onnxruntime", "openvino", "ncnn", "pnnx", "apache-tvm", "onnx", "numpy")
 
 
 if __name__ == "__main__":

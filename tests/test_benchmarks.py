@@ -32,3 +32,20 @@ def test_a_shape_that_is_not_there_is_refused() -> None:
     command = [sys.executable, FOLDER / "convolutions.py", "--only", "9x9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "no shape has '9x9' in it; they are 1x1 512 -> 2048 on 7x7" in done.stderr
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    command = [sys.executable, FOLDER / "quantized.py", "--models", "alexnet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no model alexnet; there are ppocr-det, ppocr-rec" in done.stderr
+
+
+@pytest.mark.models
+def test_a_model_is_quantized_beside_others(tmp_path: Path) -> None:
+    arguments = ["--models", "ppocr-cls", "--threads", "1", "--samples", "6", "--seconds", "0", "--json", "result.json"]
+    command = [sys.executable, FOLDER / "quantized.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "| ppocr-cls | off by 0.0000 |" in done.stdout
+    measured = json.loads((tmp_path / "result.json").read_text())["models"]["ppocr-cls"]
+    assert measured["engines"]["onnxruntime float32"]["holds"] and not measured["engines"]["onnxruntime int8"]["holds"]
+    assert measured["engines"]["ours float32"]["holds"] and measured["times_faster_than_best_peer"]["1"] > 0

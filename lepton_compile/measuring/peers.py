@@ -1,4 +1,8 @@
-"""Other engines that run the same ONNX file: in float32, on the same number of threads, on the same inputs."""
+"""Other engines that run the same ONNX file, on the same number of threads, on the same inputs.
+
+In float32, unless OpenVINO is asked to compute in bfloat16, or the file is of a quantized model
+(`lepton_compile.measuring.quantizers`).
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,10 @@ _SECONDS = 600
 PEERS = tuple(_NEEDS)
 """The engines' names."""
 
+FLOAT32 = "float32"
+# What OpenVINO calls the types that it computes in.
+_HINTS = {FLOAT32: "f32", "bfloat16": "bf16"}
+
 
 def is_installed(engine: str) -> bool:
     """Whether an engine of `PEERS` can be imported."""
@@ -49,38 +57,43 @@ def require_peers(engines: Sequence[str]) -> None:
             raise LeptonError(f"{engine} is not installed: pip install {' '.join(_NEEDS[engine])}", engine=engine)
 
 
-def load_peer(engine: str, model: Path, inputs: Arrays, threads: int) -> Run:
+def load_peer(engine: str, model: Path, inputs: Arrays, threads: int, precision: str = FLOAT32) -> Run:
     """Load a model into an engine.
 
     Args:
         engine: One of `PEERS`.
-        model: An ONNX file.
+        model: An ONNX file; or, for OpenVINO, an .xml file of its own.
         inputs: A value for every input; the engine is made ready for these shapes.
         threads: Threads to run on.
+        precision: What it computes in where the model says float32: that, or "bfloat16", which OpenVINO alone takes.
 
     Returns:
         A function from the inputs to the outputs, both by name.
 
     Raises:
-        LeptonError: The engine is unknown or not installed, ncnn's converter fails, or the engine crashes on the model,
-            which is tried in a process of its own. What an engine raises comes through as it is.
+        LeptonError: The engine is unknown, not installed or has no such precision, ncnn's converter fails, or the
+            engine crashes on the model, which is tried in a process of its own. What an engine raises comes through as
+            it is.
     """
     require_peers([engine])
-    _require_survival(engine, model, inputs, threads)
-    return _load(engine, model, inputs, threads)
+    if precision not in (_HINTS if engine == "openvino" else (FLOAT32,)):
+        raise LeptonError(f"{engine} is not measured in {precision}", engine=engine)
+    _require_survival(engine, model, inputs, threads, precision)
+    return _load(engine, model, inputs, threads, precision)
 
 
-def _load(engine: str, model: Path, inputs: Arrays, threads: int) -> Run:
-    load = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino, "ncnn": _load_ncnn}[engine]
-    return load(model, inputs, threads)
+def _load(engine: str, model: Path, inputs: Arrays, threads: int, precision: str) -> Run:
+    if engine == "openvino":
+        return _load_openvino(model, inputs, threads, precision)
+    return {"onnxruntime": _load_onnxruntime, "ncnn": _load_ncnn}[engine](model, inputs, threads)
 
 
-def _require_survival(engine: str, model: Path, inputs: Arrays, threads: int) -> None:
+def _require_survival(engine: str, model: Path, inputs: Arrays, threads: int, precision: str) -> None:
     """Load and run the model in another process, which may die of it."""
     with tempfile.TemporaryDirectory(prefix="lepton-peer-") as folder:
         arrays = Path(folder) / "inputs.npz"
         np.savez(arrays, *inputs.values())
-        arguments = [engine, str(model), str(arrays), json.dumps(list(inputs)), str(threads)]
+        arguments = [engine, str(model), str(arrays), json.dumps(list(inputs)), str(threads), precision]
         command = [sys.executable, "-P", "-m", __name__, *arguments]
         try:
             status = subprocess.run(command, capture_output=True, check=False, timeout=_SECONDS).returncode
@@ -90,11 +103,11 @@ def _require_survival(engine: str, model: Path, inputs: Arrays, threads: int) ->
         raise LeptonError(f"{engine} crashes on the model ({signal.Signals(-status).name})", engine=engine)
 
 
-def _try(engine: str, model: str, arrays: str, names: str, threads: str) -> None:
+def _try(engine: str, model: str, arrays: str, names: str, threads: str, precision: str) -> None:
     """What `_require_survival` runs in a process of its own."""
     with np.load(arrays) as stored:
         inputs = {name: stored[f"arr_{place}"] for place, name in enumerate(json.loads(names))}
-    _load(engine, Path(model), inputs, int(threads))(inputs)
+    _load(engine, Path(model), inputs, int(threads), precision)(inputs)
     os._exit(0)  # what an engine does at the end of its process is not what is asked
 
 
@@ -111,8 +124,8 @@ def _load_onnxruntime(model: Path, inputs: Arrays, threads: int) -> Run:
     return lambda feed: dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
 
 
-def _load_openvino(model: Path, inputs: Arrays, threads: int) -> Run:
-    """With static shapes, and kept from computing in bfloat16."""
+def _load_openvino(model: Path, inputs: Arrays, threads: int, precision: str) -> Run:
+    """With static shapes, and kept from computing in bfloat16 unless that is asked for."""
     import openvino
 
     core = openvino.Core()
@@ -121,11 +134,11 @@ def _load_openvino(model: Path, inputs: Arrays, threads: int) -> Run:
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
     }
     request = core.compile_model(read, "CPU", settings).create_infer_request()
     # The order is ONNX's; of the names, OpenVINO keeps those that its own optimisations leave.
-    outputs = _output_names(model)
+    outputs = [output.any_name for output in read.outputs] if model.suffix == ".xml" else _output_names(model)
 
     def run(feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         request.infer(dict(feed), share_inputs=True)

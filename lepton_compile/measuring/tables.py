@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -51,6 +53,22 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def number(value: float, digits: int) -> str:
+    """A number, or nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def known(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """The geometric mean of the values that are numbers."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.geometric_mean(numbers) if numbers else math.nan
 
 
 def _figures_header(benchmark: Benchmark) -> tuple[str, ...]:

@@ -83,26 +83,66 @@ def detections(answer: Answer, *, threshold: float = 0.25, overlap: float = 0.45
     return found
 
 
-def text_regions(answer: Answer, *, threshold: float = 0.3, smallest: int = 20) -> list[Box]:
-    """Where text is: the rectangles around the connected parts of the map that are above the threshold."""
+def text_regions(answer: Answer, *, threshold: float = 0.5, inside: float = 0.3, unclip: float = 1.6) -> list[Box]:
+    """Where text is, as RapidOCR decodes the map, but with upright rectangles for lines that are hardly turned.
+
+    Connected parts of what is `inside` text, each made larger by a pixel, are boxes if they are sure: of a mean of at
+    least `threshold`. The model is trained to see text shrunk, which is undone by a distance of area by perimeter times
+    `unclip` (Liao et al., 2019, arXiv:1911.08947).
+    """
     (probabilities,) = answer.values()
-    inside = probabilities[0, 0] > threshold
+    scores = probabilities[0, 0]
+    mask = scores > inside
+    mask[1:] |= mask[:-1].copy()
+    mask[:, 1:] |= mask[:, :-1].copy()
     found = []
-    for start in zip(*np.nonzero(inside), strict=True):
-        if not inside[start]:
+    for left, top, right, bottom in connected_parts(mask):
+        score = float(scores[top : bottom + 1, left : right + 1].mean())
+        width, height = right - left, bottom - top
+        if min(width, height) < 3 or score < threshold:
             continue
-        inside[start] = False
-        part = [start]
-        for y, x in part:
-            for neighbour in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                if all(0 <= n < size for n, size in zip(neighbour, inside.shape, strict=True)) and inside[neighbour]:
-                    inside[neighbour] = False
-                    part.append(neighbour)
-        rows, columns = np.array(part).T
-        if len(part) >= smallest:
-            corners = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
-            found.append(Box(0, float(probabilities[0, 0][rows, columns].mean()), corners))
+        distance = width * height * unclip / (2 * (width + height))
+        if min(width, height) + 2 * distance >= 5:
+            corners = (
+                max(0.0, left - distance),
+                max(0.0, top - distance),
+                min(float(scores.shape[1]), right + distance),
+                min(float(scores.shape[0]), bottom + distance),
+            )
+            found.append(Box(0, score, corners))
     return found
+
+
+def connected_parts(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Left, top, right and bottom pixel of every part that is connected, over corners as well; rows of runs, merged."""
+    parts: list[list[int]] = []
+    root: list[int] = []
+    above: list[tuple[int, int, int]] = []
+
+    def root_of(number: int) -> int:
+        while root[number] != number:
+            root[number] = root[root[number]]
+            number = root[number]
+        return number
+
+    for y, row in enumerate(mask):
+        edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
+        runs: list[tuple[int, int, int]] = []
+        for begin, end in zip(edges[::2], edges[1::2], strict=True):
+            touching = [root_of(part) for first, last, part in above if first <= end and begin <= last]
+            number = min(touching, default=len(parts))
+            if number == len(parts):
+                root.append(number)
+                parts.append([begin, y, end - 1, y])
+            box = parts[number]
+            for other in {*touching} - {number}:
+                root[other] = number
+                a, b, c, d = parts[other]
+                box[:] = min(box[0], a), min(box[1], b), max(box[2], c), max(box[3], d)
+            box[:] = min(box[0], begin), box[1], max(box[2], end - 1), y
+            runs.append((begin, end, number))
+        above = runs
+    return [(box[0], box[1], box[2], box[3]) for number, box in enumerate(parts) if root[number] == number]
 
 
 def assert_same_boxes(actual: list[Box], expected: list[Box], *, overlap: float = 0.99) -> None:

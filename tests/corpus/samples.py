@@ -128,9 +128,15 @@ def _texts(random: np.random.Generator, *, held_out: bool) -> Iterator[Feed]:
 _VOICES = (("en-us", "en-gb-scotland+f2", "en-029", "de+f4"), ("en-us+f3", "en-gb-x-rp", "es+m3", "nl+f1"))
 
 
+def _steps(*, held_out: bool) -> list[Feed]:
+    """The steps of `speech_sequence` in mixed order, each with the state that the original was in."""
+    feeds = speech_sequence(held_out=held_out)
+    return [feeds[index] for index in np.random.default_rng([held_out, 6, 1]).permutation(len(feeds))]
+
+
 @cache
-def _steps(*, held_out: bool) -> tuple[Feed, ...]:
-    """Every third step through speech with silences and noise, each with the state that the original was in."""
+def speech_sequence(*, held_out: bool) -> tuple[Feed, ...]:
+    """Silero's steps through speech with silences and noise, in order, each with the state that the original was in."""
     random = np.random.default_rng([held_out, 6])
     session = onnxruntime.InferenceSession(model_path("silero"), providers=["CPUExecutionProvider"])
     state, rate = np.zeros((2, 1, 128), np.float32), np.array(voice.RATE, np.int64)
@@ -141,7 +147,7 @@ def _steps(*, held_out: bool) -> tuple[Feed, ...]:
         feed = {"input": sound[None, start : start + 576], "state": state, "sr": rate}
         feeds.append(feed)
         (state,) = session.run(["stateN"], feed)
-    return tuple(feeds[index] for index in random.permutation(len(feeds)))
+    return tuple(feeds)
 
 
 def _utterance(random: np.random.Generator, name: str, *, held_out: bool) -> np.ndarray:

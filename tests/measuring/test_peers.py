@@ -34,3 +34,8 @@ def test_an_engine_that_crashes_is_refused(model: Path, tmp_path: Path, monkeypa
 def test_an_engine_that_works_answers(model: Path) -> None:
     run = load_peer("onnxruntime", model, {"a/b:0": np.ones(2, np.float32)}, 1)
     assert run({"a/b:0": np.array([1, -2], np.float32)})["y"].tolist() == [-1, 2]
+
+
+def test_a_precision_that_an_engine_has_not_is_refused(model: Path) -> None:
+    with pytest.raises(LeptonError, match="onnxruntime is not measured in bfloat16"):
+        load_peer("onnxruntime", model, {"a/b:0": np.ones(2, np.float32)}, 1, "bfloat16")
