@@ -79,7 +79,7 @@ class Quantization(Pass):
 
 def _useful(target: Target) -> list[str]:
     """The precisions that the policy allows and that are faster than float32."""
-    faster = {INT8: target.has_dot_products, BFLOAT16: getattr(target, "has_bfloat16_dot_products", False)}
+    faster = {INT8: target.has_dot_products, BFLOAT16: target.has_bfloat16_dot_products}
     return [precision for precision in target.policy.precision if faster.get(precision, False)]
 
 

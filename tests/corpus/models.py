@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import onnx
 from filelock import FileLock
@@ -32,15 +31,33 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 def model_path(name: str) -> Path:
     """The model's file, fetched or built if it is not in the cache yet."""
     if name == "minilm":
-        return _built(name, minilm, lambda: minilm.build(fetch("minilm-weights")))
+        return _built(name, Path(minilm.__file__), lambda: minilm.build(fetch("minilm-weights")))
     if name in LIGHT_NETS:
-        return _built(name, light, lambda: light.build(name.removeprefix("light-")))
+        return _built(name, Path(light.__file__), lambda: light.build(name.removeprefix("light-")))
     return fetch(name)
 
 
-def _built(name: str, builder: ModuleType, build: Callable[[], onnx.ModelProto]) -> Path:
+def trained_path(name: str) -> Path:
+    """The file of a net of `corpus.digit_nets`, trained if it is not in the cache yet.
+
+    Raises:
+        ModuleNotFoundError: It has to be trained, and PyTorch is not there; says how to get it.
+    """
+    source = Path(__file__).with_name("digit_nets.py")
+
+    def build() -> onnx.ModelProto:
+        try:
+            from corpus import digit_nets
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"{error}: nets are trained with PyTorch; pip install -e '.[train]'") from error
+        return digit_nets.build(name)
+
+    return _built(f"trained-{name}", source, build)
+
+
+def _built(name: str, builder: Path, build: Callable[[], onnx.ModelProto]) -> Path:
     """A model that is made, not fetched; made anew when what makes it has changed."""
-    source = hashlib.sha256(Path(str(builder.__file__)).read_bytes()).hexdigest()[:12]
+    source = hashlib.sha256(builder.read_bytes()).hexdigest()[:12]
     path = cache_folder() / f"{name}-{source}.onnx"
     with FileLock(f"{path}.lock"):
         if not path.exists():

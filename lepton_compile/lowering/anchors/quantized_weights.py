@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from tvm import te
 
 from lepton_compile.kernels.dot_product import SIGN

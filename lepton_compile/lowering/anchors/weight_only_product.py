@@ -104,7 +104,7 @@ def packed_matrix(scope: Scope, stored: Quantized, column_axis: int) -> PackedMa
     values = (known if column_axis == 1 else known.T).astype(np.int32)
     block = stored.block or values.shape[0]
     low = min(0, int(values.min()) // (NIBBLES // 2) * (NIBBLES // 2))
-    if values.max() - low < NIBBLES and 0 <= (zeros - low).min() and (zeros - low).max() <= 255:
+    if values.max() - low < NIBBLES and (zeros - low).min() >= 0 and (zeros - low).max() <= 255:
         values, zeros, bits = values - low, zeros - low, 4
     else:
         centred = values - np.repeat(zeros, block, 0)[: len(values)]
