@@ -15,10 +15,10 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.model.traversal import bodies
-from lepton_compile.rewriting.anchored_fusion import dequantizations
 from lepton_compile.rewriting.elementwise import is_elementwise
 from lepton_compile.rewriting.fusion import Fusion
 from lepton_compile.rewriting.patterns import Uses, is_operator
+from lepton_compile.rewriting.quantization import restored_for
 from lepton_compile.rewriting.regions import Region, kind_of, why_not_fuse
 
 _OPERATORS = (
@@ -45,7 +45,7 @@ class QuantizedFusion(Fusion):
             for node in reversed(scope.nodes):
                 if id(node) in taken or not _belongs(node):
                     continue
-                nodes = [*_unique(dequantizations([node], uses)), node, *_quantization_of(node, uses)]
+                nodes = [*restored_for([node], uses), node, *_quantization_of(node, uses)]
                 if len(nodes) > 1 and not why_not_fuse(uses, nodes) and not any(id(each) in taken for each in nodes):
                     taken |= {id(each) for each in nodes}
                     found.append(Region(self.kind, node.name, tuple(nodes)))
@@ -62,7 +62,3 @@ def _quantization_of(node: gs.Node, uses: Uses) -> list[gs.Node]:
     readers = list(made.outputs)
     alone = len(readers) == 1 and not uses.is_output(made) and is_operator(readers[0], "QuantizeLinear")
     return readers if alone and is_elementwise(readers[0]) else []
-
-
-def _unique(nodes: list[gs.Node]) -> list[gs.Node]:
-    return list({id(node): node for node in nodes}.values())
