@@ -26,12 +26,15 @@ from lepton_compile.kernels.expressions import (
     variables_outside_loads,
 )
 from lepton_compile.kernels.kernel import shape_of
+from lepton_compile.kernels.loops import itemsize
 
 # Pairs of an axis of a tensor and the reduced axis that walks it.
 Walk = tuple[tuple[int, int], ...]
 
 # So many operations have to be saved for an intermediate value to be written and read again.
 KEPT_OPERATIONS = 6
+# And so many bytes of a row may be kept elsewhere than where the output will be.
+KEPT_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,8 @@ class RowPlan:
         variables: The variables of its axes; of an axis of one element, the constant 0.
         rows: The axes that tell rows apart.
         stages: What each row is reduced to, each computed from the row and from the values before it.
-        kept: An intermediate tensor of the output's shape and type that takes long to compute and is needed more than
-            once: it is written where the output will be. None if there is no such tensor.
+        kept: An intermediate tensor of the output's shape that takes long to compute and is needed more than once: it
+            is written where the output will be, or aside if it is of another type. None if there is no such tensor.
     """
 
     output: te.Tensor
@@ -72,6 +75,11 @@ class RowPlan:
     def is_kept(self, tensor: te.Tensor) -> bool:
         """Whether this is the intermediate tensor that is kept."""
         return self.kept is not None and tensor.op == self.kept.op
+
+    @property
+    def keeps_aside(self) -> bool:
+        """Whether what is kept cannot lie where the output will be."""
+        return self.kept is not None and self.kept.dtype != self.output.dtype
 
     def inlined(self, tensor: te.Tensor) -> bool:
         """Whether a tensor's value is computed where it is used."""
@@ -185,9 +193,11 @@ class _Planner:
         most = KEPT_OPERATIONS - 1
         own = _computed_from(self.output)
         inner = {tensor.op for stage in self.stages for tensor in _computed_from(stage)}
+        length = math.prod(size for axis, size in enumerate(shape_of(self.output)) if axis not in rows)
         for tensor in own:
-            alike = shape_of(tensor) == shape_of(self.output) and tensor.dtype == self.output.dtype
-            if not alike or tensor.op not in inner:
+            if shape_of(tensor) != shape_of(self.output) or tensor.op not in inner:
+                continue
+            if tensor.dtype != self.output.dtype and length * itemsize(str(tensor.dtype)) > KEPT_BYTES:
                 continue
             walks = self._walks_of(tensor, rows)
             saved = count_operations(evaluate(tensor, self.variables, _unknown)) * len(walks)

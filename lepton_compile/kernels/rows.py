@@ -10,7 +10,8 @@ the lanes. Either way float sums are taken in another order than the textbook's:
 up in runs, are off by about n / m / RUN + RUN roundings at worst, where one running sum would be off by n.
 
 What is expensive and needed again is kept where the result will be, and the result is written over it: so a kernel may
-write to its output before it has read all of its operands, and the two must not share memory.
+write to its output before it has read all of its operands, and the two must not share memory. Where the result is of
+another type, it is kept on the stack.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from lepton_compile.kernels.loops import (
     allocate,
     function,
     load,
+    local,
     nest,
     parallel,
     parameter,
@@ -106,6 +108,9 @@ class _Emitter:
         self.across = [axis for axis, own in enumerate(logical_axis) if own in plan.rows]
         self.along = [axis for axis, own in enumerate(logical_axis) if own not in plan.rows]
 
+        # What is kept aside of a row, or, in its last axis, of each of some rows.
+        self.aside: tirx.Buffer | None = self.aside_of(1) if plan.keeps_aside else None
+
         # A row's values, in the lane that is asked for; placeholders until there are registers for them.
         self.values: dict[te.Operation, Callable[[tirx.Expr], tirx.Expr]] = {}
         for stage in plan.stages:
@@ -166,7 +171,7 @@ class _Emitter:
             if tensor.op in self.values:
                 return self.values[tensor.op](lane)
             if self.plan.is_kept(tensor):
-                return load(self.result, physical(self.layout, at, self.analyzer))
+                return load(*self.kept_place(at, lane))
             return self.inputs.load(tensor, at)
 
         return leaf
@@ -201,6 +206,19 @@ class _Emitter:
             indices[axis] = over[reduced]
         return indices
 
+    def aside_of(self, width: int) -> tirx.Buffer:
+        """Memory for what is kept of so many rows, elsewhere than where the result will be."""
+        assert self.plan.kept is not None
+        return local("kept", [*(self.extents[axis] for axis in self.along), width], str(self.plan.kept.dtype))
+
+    def kept_place(self, at: Sequence[tirx.Expr], lane: tirx.Expr) -> tuple[tirx.Buffer, list[tirx.Expr]]:
+        """Where the kept tensor's element at these logical indices lies, `lane` being that of the row."""
+        place = physical(self.layout, at, self.analyzer)
+        if self.aside is None:
+            return self.result, place
+        row = lane if int(self.aside.shape[-1]) > 1 else ZERO
+        return self.aside, [*(place[axis] for axis in self.along), row]
+
     def writes_kept(self, stage: Stage) -> bool:
         """Whether a stage is the first that uses the kept tensor, and so computes it."""
         users = [each for each in self.plan.stages if each.walk is not None]
@@ -222,7 +240,8 @@ class _Emitter:
                 return self.inside(row(lane), computed, tirx.const(0, str(kept.dtype)))
 
             def keep(lane: tirx.Expr, value: tirx.Expr) -> tirx.Stmt:
-                return store(self.result, physical(self.layout, at(lane), self.analyzer), value)
+                buffer, place = self.kept_place(at(lane), lane)
+                return store(buffer, place, value)
 
             statements.append(vector_store(width, element, keep))
 
@@ -304,15 +323,15 @@ class _Emitter:
             registers.append(value)
             statements.append(self.reduce_along(stage, value, row))
             self.values[stage.reduction.op] = lambda _, value=value: load(value, [0])  # type: ignore[misc]
-        return allocate(registers, [*statements, self.put_along(row)])
+        aside = [self.aside] if self.aside is not None else []
+        return allocate([*registers, *aside], [*statements, self.put_along(row)])
 
     def reduce_along(self, stage: Stage, value: tirx.Buffer, row: list[tirx.Expr]) -> tirx.Stmt:
         """One value of one row."""
         extents, dtype = self.reduced[stage], str(value.dtype)
         looked_at = [self.terms[stage]]
         if stage.walk is not None:
-            at = physical(self.layout, self.kept_at(stage, self.place, self.over[stage]), self.analyzer)
-            looked_at.append(load(self.result, at))
+            looked_at.append(load(*self.kept_place(self.kept_at(stage, self.place, self.over[stage]), ZERO)))
         groups = self.merged(looked_at, self.over[stage], extents)
         *slow, fast = [math.prod(extents[axis] for axis in group) for group in groups]
         lanes = min(self.lanes, 1 << max(fast.bit_length() - 1, 0))
@@ -405,6 +424,9 @@ class _Emitter:
                 return self.row_place(unmerge([*outer, first + lane], groups, extents))
 
             registers, statements = [], []
+            if self.plan.keeps_aside:
+                self.aside = self.aside_of(width)
+                registers.append(self.aside)
             for number, stage in enumerate(self.plan.stages):
                 value = register(f"value{number}", width, str(stage.reduction.dtype))
                 registers.append(value)

@@ -48,12 +48,13 @@ def spread(scope: Scope, x: te.Tensor, shape: ConvolutionShape) -> te.Tensor:
         at = [i * w.stride + (p - w.pad) for i, w, p in zip(position, shape.windows, phase, strict=True)]
         bounds = zip(at, shape.windows, strict=True)
         inside = tirx.all(*(tirx.all(i >= 0, i < window.input) for i, window in bounds))
-        return tirx.if_then_else(inside, x(n, c, *at), tirx.const(0, "float32"))
+        return tirx.if_then_else(inside, stored_image(n, c, *at), tirx.const(0, "float32"))
 
     builder = scope.builder
     source = scope.to_memory(x)
+    stored_image = scope.tensor_of(source)
     tensor = te.compute(extents, element, name="spread")
     stored = builder.buffer(extents, "float32", builder.blocked)
-    definition = elementwise(tensor, builder.blocked, [Source(x, source.layout)], builder.machine)
+    definition = elementwise(tensor, builder.blocked, [Source(stored_image, source.layout)], builder.machine)
     builder.call(definition, [source], [stored], scope.nodes)
     return scope.tensor_of(stored)
