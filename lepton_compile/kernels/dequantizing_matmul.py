@@ -202,9 +202,7 @@ class _Emitter(matmul.Emitter):
             sums = RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
 
             def scaled(b: int, t: int, raw: matmul.LaneValue) -> tirx.Stmt:
-                return registers.accumulate(
-                    b, t, lambda lane: raw(lane) * load(scales, [place.tile, number, b, lane])
-                )
+                return registers.accumulate(b, t, lambda lane: raw(lane) * load(scales, [place.tile, number, b, lane]))
 
             return sums.run([self.sums(place, begin, sums, number, length)], scaled)
 

@@ -97,7 +97,9 @@ def sliding_window(
         A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
         sources, and the output.
     """
-    return _Emitter(sliding, tuple(windows), image, source, epilogue, machine, counts_padding, weights_dtype).definition()
+    return _Emitter(
+        sliding, tuple(windows), image, source, epilogue, machine, counts_padding, weights_dtype
+    ).definition()
 
 
 class _Emitter:

@@ -122,9 +122,7 @@ class RegisterTile:
     def accumulate(self, b: int, t: int, value: LaneValue) -> tirx.Stmt:
         """Add a vector to the accumulator of block `b` and column `t`."""
         accumulator = self._accumulators[b][t]
-        return vectorized(
-            self._lanes, lambda lane: store(accumulator, [lane], load(accumulator, [lane]) + value(lane))
-        )
+        return vectorized(self._lanes, lambda lane: store(accumulator, [lane], load(accumulator, [lane]) + value(lane)))
 
     def run(
         self,

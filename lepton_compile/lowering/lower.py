@@ -323,7 +323,9 @@ class _Lowering:
 def _is_known(region: Region) -> bool:
     """Whether a region is a DequantizeLinear of constants: who reads it decides what lies in memory."""
     (node, *others) = region.nodes
-    return node.op_type == "DequantizeLinear" and not others and region.constants.keys() >= set(filter(None, node.inputs))
+    return (
+        node.op_type == "DequantizeLinear" and not others and region.constants.keys() >= set(filter(None, node.inputs))
+    )
 
 
 def _plain(value: object) -> object:

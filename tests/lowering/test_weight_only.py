@@ -78,7 +78,9 @@ def test_gemm(model, agree, attributes) -> None:
 def test_scales_of_a_whole_matrix_and_of_rows(model, agree) -> None:
     """One scale is that of each column; where rows have scales, numbers are dequantized at compile time."""
     x = model.input(3, 30)
-    model.output(model.node("MatMul", x, model.node("DequantizeLinear", integers(model, "int8", (30, 9)), model.constant(0.1))))
+    model.output(
+        model.node("MatMul", x, model.node("DequantizeLinear", integers(model, "int8", (30, 9)), model.constant(0.1)))
+    )
     model.output(model.node("MatMul", x, dequantized(model, "int8", (30, 9), 0)))
     for program in agree(model, small_weights=True):
         assert families(program).count("dequantizing matmul") == 1

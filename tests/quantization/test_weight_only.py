@@ -21,7 +21,10 @@ def model() -> Model:
 
     def weights(*shape: int, axis: int = -1) -> str:
         sizes = np.exp(random.uniform(-3, 3, shape[axis]))
-        return made.constant(random.standard_normal(shape) * sizes.reshape([-1 if size == axis % len(shape) else 1 for size in range(len(shape))]))
+        return made.constant(
+            random.standard_normal(shape)
+            * sizes.reshape([-1 if size == axis % len(shape) else 1 for size in range(len(shape))])
+        )
 
     x = made.input(3, 100)
     made.output(made.node("MatMul", x, weights(100, 40), name="matmul"))
