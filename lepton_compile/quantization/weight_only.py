@@ -1,5 +1,6 @@
-"""Weights in 8 or 4 bits under operators that go on computing in float32: libraries are smaller, and what waits for memory
-is faster.
+"""Weights in 8 or 4 bits under operators that go on computing in float32.
+
+Libraries are smaller, and what waits for memory is faster.
 
     y = matmul(x, W)   ->   y = matmul(x, dequantize(Q))
 
