@@ -1,10 +1,10 @@
 """The cells of recurrent layers: RNN, GRU and LSTM.
 
 Each is a kernel over sequences. Its inputs are x (steps, batch, gates * hidden), what the layer's inputs contribute,
-with the biases; packed recurrent weights (hidden, gates, padded); their scales, if they are bytes; the initial hidden state (directions, batch, hidden);
-what the cell needs beside; and the sequences' lengths (batch), if they vary. Its outputs are Y (steps, directions,
-batch, hidden), Y_h (directions, batch, hidden), what the cell gives beside, and room for the states. Gates are in
-ONNX's order.
+with the biases; packed recurrent weights (hidden, gates, padded), and their scales if they are bytes; the initial
+hidden state (directions, batch, hidden); what the cell needs beside; and the sequences' lengths (batch), if they vary.
+Its outputs are Y (steps, directions, batch, hidden), Y_h (directions, batch, hidden), what the cell gives beside, and
+room for the states. Gates are in ONNX's order.
 """
 
 from __future__ import annotations

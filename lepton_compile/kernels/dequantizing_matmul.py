@@ -34,6 +34,7 @@ from lepton_compile.kernels.register_tile import (
     LOOP_OVERHEAD,
     MULTIPLIERS,
     STREAM_BYTES,
+    LaneValue,
     RegisterTile,
     TileShape,
 )
@@ -201,7 +202,7 @@ class _Emitter(matmul.Emitter):
             scales = self.inputs.buffer(self.scales)
             sums = RegisterTile(TileShape(width, self.shapes.tile.blocks), self.machine)
 
-            def scaled(b: int, t: int, raw: matmul.LaneValue) -> tirx.Stmt:
+            def scaled(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
                 return registers.accumulate(b, t, lambda lane: raw(lane) * load(scales, [place.tile, number, b, lane]))
 
             return sums.run([self.sums(place, begin, sums, number, length)], scaled)

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from lepton_compile.model.packed_weights import blocked_weights
+from lepton_compile.model.packed_weights import blocked_table, blocked_weights
 from lepton_compile.model.spelling import CannotSpellError, Spelling, Writer, spell_out
 
 DOMAIN = "com.microsoft"
@@ -149,6 +149,7 @@ SPELLINGS: dict[str, Spelling] = {
     "DequantizeLinear": _own,
     "DynamicQuantizeMatMul": _dynamic_product,
     "MatMulIntegerToFloat": _product_to_float,
+    "GatherBlockQuantized": blocked_table,
     "MatMulNBits": blocked_weights,
     "QGemm": _gemm,
     "QLinearAdd": _binary("Add"),

@@ -4,6 +4,7 @@ MatMulNBits (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOper
 
     A  dequantize(q)  [+ bias],   q of shape [K, N], with a scale and a zero point for each block of K and each column
 
+and GatherBlockQuantized gather(dequantize(q), indices),
 and int4 and uint4, which numpy has no arrays for, become int8 and uint8 where only DequantizeLinear reads them. A byte
 holds their numbers; how wide they are stored in a library is for lowering to decide, by their range.
 """
@@ -82,8 +83,40 @@ def blocked_weights(writer: Writer, output: gs.Tensor) -> None:
         writer.write("Add", writer.write("MatMul", writer.required(0), right), bias, into=output)
 
 
+def blocked_table(writer: Writer, output: gs.Tensor) -> None:
+    """GatherBlockQuantized: a table, indices, scales, zero points; bytes may hold several numbers of the last axis.
+
+    Raises:
+        CannotSpellError: Its table is computed, or not of integers.
+    """
+    attributes = writer.node.attrs
+    values, scales, zeros = writer.constant(0), writer.constant(2), writer.constant(3)
+    if values is None or scales is None:
+        raise CannotSpellError("its table or scales are missing")
+    if values.dtype.name not in ("uint8", *_WIDER):
+        raise CannotSpellError(f"a table of type {values.dtype} is not supported")
+    if values.dtype == np.uint8:
+        bits = int(attributes.get("bits", 4))
+        if bits not in _WIDTHS:
+            raise CannotSpellError(f"a table of {bits} bits is not supported")
+        values = _unpacked(values, bits)
+        if zeros is None:
+            zeros = np.full(scales.shape, 1 << (bits - 1), np.uint8)
+        else:
+            zeros = _unpacked(zeros, bits)[..., : scales.shape[-1]]
+    table = writer.write(
+        "DequantizeLinear",
+        writer.value(values, "table"),
+        writer.value(scales, "scales"),
+        None if zeros is None else writer.value(zeros, "zero_points"),
+        axis=int(attributes.get("quantize_axis", 1)),
+        block_size=int(attributes.get("block_size", 128)),
+    )
+    writer.write("Gather", table, writer.required(1), into=output, axis=int(attributes.get("gather_axis", 0)))
+
+
 def _unpacked(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     """Numbers of some bits each, from bytes whose lowest bits come first, row by row."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return numbers.reshape(packed.shape[0], -1)
+    return numbers.reshape(*packed.shape[:-1], -1)

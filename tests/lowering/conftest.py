@@ -154,7 +154,7 @@ def difference(actual: Array, expected: Array) -> str | None:
 def agree(host: Target) -> Agree:
     """Compile a model as it is and after the passes, and hold both to onnxruntime; returns the two programs.
 
-    `reference`: to ONNX's reference implementation instead.
+    `reference`: to ONNX's reference implementation instead; `options`: of `lower`.
     """
 
     def check(
@@ -164,7 +164,7 @@ def agree(host: Target) -> Agree:
         passes: Sequence[bool] = (False, True),
         opset: int = 21,
         reference: bool = False,
-        small_weights: bool = False,
+        **options: bool,
     ) -> list[Program]:
         proto = model.proto(opset)
         wanted = (references if reference else onnxruntimes)(proto, model.inputs)
@@ -173,7 +173,7 @@ def agree(host: Target) -> Agree:
             graph = import_model(proto)
             if adapted:
                 graph, _ = adapt(graph, target)
-            programs.append(lower(graph, target, "model", small_weights=small_weights))
+            programs.append(lower(graph, target, "model", **options))
             library = generate(programs[-1], target)
             compiled = CompiledModel(library.folder, keep=library)
             for _ in range(2):  # what one run leaves behind must not matter to the next

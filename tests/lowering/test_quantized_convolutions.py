@@ -61,7 +61,7 @@ def test_conv(model, agree) -> None:
     for name in CONVOLUTIONS:
         value = convolved(model, name)
         quantized(model, model.node("Relu", value) if len(name) % 2 else value, name)
-    agree(model)
+    agree(model, exact_order=True)
 
 
 def test_conv_that_gives_floats(model, agree) -> None:
@@ -74,7 +74,7 @@ def test_weights_around_a_zero_point(model, agree) -> None:
     """Unsigned weights of one scale, of values that a signed byte holds, and of others."""
     quantized(model, convolved(model, "border", weights_zero=128, per_channel=False), "holds")
     quantized(model, convolved(model, "border", weights_zero=127, per_channel=False), "other")
-    agree(model)
+    agree(model, exact_order=True)
 
 
 def test_a_residual_stays_quantized(model, agree) -> None:
@@ -83,7 +83,7 @@ def test_a_residual_stays_quantized(model, agree) -> None:
     shared = model.node("DequantizeLinear", other, model.constant(0.25), model.constant(9, "uint8"))
     quantized(model, model.node("Relu", model.node("Add", convolved(model, "plain"), shared)), "added")
     quantized(model, model.node("Mul", convolved(model, "plain"), shared), "multiplied")
-    agree(model)
+    agree(model, exact_order=True)
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4"])

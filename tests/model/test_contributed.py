@@ -191,6 +191,18 @@ def test_matmul_nbits(bits: int, inner: int, columns: int, size: int, zeros: boo
     assert "DequantizeLinear" in {node.op for node in graph.nodes()}
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_gather_block_quantized(bits: int, zeros: bool) -> None:
+    """A table of bytes, which hold several numbers of the last axis."""
+    scales = RNG.random((12, 3)).astype(np.float32)
+    inputs = [packed(RNG.integers(0, 1 << bits, (12, 40)), bits), np.array([3, 11, 0, -1]), scales]
+    if zeros:
+        inputs.append(packed(RNG.integers(0, 1 << bits, (12, 3)), bits))
+    attributes = {"bits": bits, "block_size": 16, "gather_axis": 0, "quantize_axis": 1}
+    assert_same(*model("GatherBlockQuantized", inputs, "float32", fed=(1,), **attributes))
+
+
 def test_weights_of_four_bits_become_bytes() -> None:
     weights = helper.make_tensor("w", TensorProto.INT4, [8, 5], RNG.integers(-8, 8, 40))
     zeros = helper.make_tensor("z", TensorProto.INT4, [2, 5], RNG.integers(-8, 8, 10))

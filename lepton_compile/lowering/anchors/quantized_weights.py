@@ -47,7 +47,7 @@ class Weights:
 
 
 def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
-    """Weights as signed bytes, for operators on float32, if weights are to be small; None if not, or where they are none.
+    """Weights as signed bytes, for operators on float32; None where weights need not be small, or are no such bytes.
 
     Args:
         scope: The region.
@@ -66,7 +66,7 @@ def signed_bytes(scope: Scope, w: Quantized | None, axis: int) -> Weights | None
 
 
 def part_of(scope: Scope, stored: Quantized, place: int) -> te.Tensor:
-    """A place on the first axis of known dequantized values; blocks of all of an axis of a matrix are scales of its rows."""
+    """A place on the first axis of known dequantized values; blocks as long as its rows are scales of rows."""
     values = scope.value(stored.values)[place]
     axis, block = stored.axis - 1, stored.block
     computed = te.compute(values.shape, lambda *i: stored.computed(place, *i), name="part")

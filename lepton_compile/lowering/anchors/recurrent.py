@@ -171,7 +171,7 @@ class _Layer:
         return packed
 
     def _bytes(self, stored: Quantized | None, direction: int) -> Weights | None:
-        """Recurrent weights as bytes: faster than float32 where that would be read from beyond the caches at each step."""
+        """Recurrent weights as bytes: faster where each step would read those of float32 from beyond the caches."""
         if stored is None:
             return None
         large = self.recurrent[direction].nbytes > self.scope.builder.machine.l2_bytes

@@ -1,7 +1,7 @@
 """Products of float32 with a known matrix that the model has in integers, which stay integers in memory.
 
-Where few rows are multiplied, what takes time is the matrix's way from memory, and bytes are faster than what they stand
-for. Where many are, float32 is: then only who wants small weights keeps the integers.
+Where few rows are multiplied, what takes time is the matrix's way from memory, and bytes are faster than what they
+stand for. Where many are, float32 is: then only who wants small weights keeps the integers.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def packed_matrix(scope: Scope, stored: Quantized, column_axis: int) -> PackedMa
     values = (known if column_axis == 1 else known.T).astype(np.int32)
     block = stored.block or values.shape[0]
     low = min(0, int(values.min()) // (NIBBLES // 2) * (NIBBLES // 2))
-    if values.max() - low < NIBBLES and (zeros - low).min() >= 0 and (zeros - low).max() <= 255:
+    if values.max() - low < NIBBLES and zeros.min() >= low and zeros.max() - low <= 255:
         values, zeros, bits = values - low, zeros - low, 4
     else:
         centred = values - np.repeat(zeros, block, 0)[: len(values)]
