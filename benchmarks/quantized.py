@@ -76,6 +76,7 @@ class Peer:
 PEERS = {
     "onnxruntime float32": Peer("onnxruntime"),
     "onnxruntime int8": Peer("onnxruntime", quantizer="onnxruntime"),
+    "onnxruntime int8 products": Peer("onnxruntime", quantizer="onnxruntime products"),
     "onnxruntime int8 dynamic": Peer("onnxruntime", quantizer="onnxruntime dynamic"),
     "OpenVINO float32": Peer("openvino"),
     "OpenVINO bfloat16": Peer("openvino", "bfloat16"),
@@ -116,14 +117,17 @@ class Compiled:
     Attributes:
         seconds: For calibrating and compiling.
         size: Bytes of the library, weights included.
-        layers: How many layers compute in each precision.
-        reason: Of the pass that quantizes, in its words.
+        plan: What the pass that quantizes answered, as the plan has it.
     """
 
     seconds: float
     size: int
-    layers: Mapping[str, int]
-    reason: str
+    plan: Mapping[str, Any]
+
+    @property
+    def layers(self) -> Mapping[str, int]:
+        """How many layers compute in each precision."""
+        return Counter(layer["precision"] for layer in self.plan.get("findings", {}).get("layers", ()))
 
 
 @dataclass
@@ -192,8 +196,8 @@ def main() -> None:
             if measured.problem:
                 print(f"\n{name}: {engine}: {measured.problem}")
         for engine, compiled in result.compiled.items():
-            if compiled.reason:
-                print(f"\n{name}: {engine}: {compiled.reason}")
+            if engine == OURS and compiled.plan:
+                print(f"\n{name}: {compiled.plan['reason']}")
 
 
 def measure(name: str, counts: Sequence[int], samples: int, seconds: float, size: float | None) -> Result:
@@ -238,7 +242,7 @@ def compile_ours(name: str, samples: int, size: float | None, original: Run, res
             result.engines[engine] = Engine(problem=in_one_line(error))
             return
         spent = time.perf_counter() - begin
-        result.compiled[engine] = Compiled(spent, model.manifest["library"]["bytes"], *layers_of(model))
+        result.compiled[engine] = Compiled(spent, model.manifest["library"]["bytes"], answer_of_quantization(model))
         # A function that holds the model, whose folder goes with it.
         loaders[engine] = lambda threads: lambda feed: model.run(feed, threads=threads)
 
@@ -255,13 +259,12 @@ def compile_ours(name: str, samples: int, size: float | None, original: Run, res
     return loaders
 
 
-def layers_of(model: lepton_compile.CompiledModel) -> tuple[dict[str, int], str]:
-    """How many layers compute in each precision, and the pass's reason."""
+def answer_of_quantization(model: lepton_compile.CompiledModel) -> Mapping[str, Any]:
+    """What the pass said: what it did, or else why it did nothing."""
     plan = model.plan or {}
-    for answer in (*plan.get("steps", ()), *plan.get("declined", ())):
-        if answer["pass"] == "quantization" and "layers" in answer["findings"]:
-            return dict(Counter(layer["precision"] for layer in answer["findings"]["layers"])), answer["reason"]
-    return {}, next((a["reason"] for a in plan.get("declined", ()) if a["pass"] == "quantization"), "")
+    answers = (answer for kind in ("steps", "declined") for answer in plan.get(kind, ()))
+    found = next((answer for answer in answers if answer["pass"] == "quantization"), {})
+    return {part: found[part] for part in ("reason", "refusals", "findings") if part in found}
 
 
 def peers(name: str, samples: int, result: Result) -> dict[str, Loader]:

@@ -3,6 +3,8 @@
 - onnxruntime, static: QDQ, unsigned bytes by the extremes that samples have, weights per channel. Before that, shapes
   are made static, constants folded, the model converted to opset 17 and prepared as its documentation says, without
   symbolic shape inference, which fails on many models.
+- The same of convolutions and matrix products alone: what a transformer needs, whose mask of attention is as large as
+  numbers get.
 - onnxruntime, dynamic: matrix products and what else it knows; no samples.
 - OpenVINO, by NNCF: its mixed preset, and the transformer's where matrices that are both computed are multiplied.
 """
@@ -32,6 +34,15 @@ def quantize_onnxruntime(model: Path, samples: Sequence[Arrays], folder: Path) -
     Returns:
         The quantized model, an ONNX file. What the quantizer raises comes through as it is.
     """
+    return _quantize_static(model, samples, folder, None)
+
+
+def quantize_onnxruntime_products(model: Path, samples: Sequence[Arrays], folder: Path) -> Path:
+    """Quantize convolutions and matrix products alone; as `quantize_onnxruntime`."""
+    return _quantize_static(model, samples, folder, ["Conv", "ConvTranspose", "MatMul", "Gemm"])
+
+
+def _quantize_static(model: Path, samples: Sequence[Arrays], folder: Path, operators: list[str] | None) -> Path:
     from onnxruntime import quantization
 
     quantization.quantize_static(
@@ -39,6 +50,7 @@ def quantize_onnxruntime(model: Path, samples: Sequence[Arrays], folder: Path) -
         folder / "model.onnx",
         _reader(samples),
         quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=operators,
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
@@ -77,6 +89,7 @@ def quantize_openvino(model: Path, samples: Sequence[Arrays], folder: Path) -> P
 
 QUANTIZERS: Mapping[str, Callable[[Path, Sequence[Arrays], Path], Path]] = {
     "onnxruntime": quantize_onnxruntime,
+    "onnxruntime products": quantize_onnxruntime_products,
     "onnxruntime dynamic": quantize_onnxruntime_dynamic,
     "openvino": quantize_openvino,
 }

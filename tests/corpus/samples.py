@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -41,9 +41,10 @@ def calibration_feeds(name: str, count: int = 100) -> list[Feed]:
     return list(islice(_samples(name, held_out=False), count))
 
 
-def held_out_feeds(name: str) -> list[Feed]:
+@lru_cache(maxsize=1)
+def held_out_feeds(name: str) -> tuple[Feed, ...]:
     """The samples that judge."""
-    return list(islice(_samples(name, held_out=True), _HELD_OUT[name]))
+    return tuple(islice(_samples(name, held_out=True), _HELD_OUT[name]))
 
 
 def _samples(name: str, *, held_out: bool) -> Iterator[Feed]:
