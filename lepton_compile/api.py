@@ -19,10 +19,11 @@ from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt, finish
+from lepton_compile.planning.cache import PlanCache, plan_cache
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
-from lepton_compile.tuning import Stopwatch, tuned
+from lepton_compile.tuning import Stopwatch, how_to_tune, tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -36,6 +37,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     calibration: Data | None = None,
     metric: str | Mapping[str, str] | Metric | None = None,
+    key: str | None = None,
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     threads: int | None = None,
@@ -60,6 +62,9 @@ def compile(
         metric: What may not drop by more than `budget.max_drop`: "top1", "cosine", "relative_error", one of these for
             each output by name, or a function of answers and what is expected; see `lepton_compile.evaluation.metrics`.
             None: "cosine".
+        key: A name of yours for calibration data, a metric or passes that have no fingerprint: iterators, callables,
+            instances. What is decided under a contract is kept in the user's cache, as statistics alone, and compiling
+            the same again takes it from there; without a fingerprint or a key it is decided each time.
         passes: The passes that may take part; None: all.
         plan: Replay what an earlier compilation decided.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
@@ -107,11 +112,25 @@ def compile(
             ready, lambda table: lower(ready, target, symbol, tuning=table.taken, exact_order=exact_order)
         )
 
-    contract = None
+    contract, decided = None, PlanCache()
     if calibration is not None:
         contract = Contract(calibration, *metric_of(metric), target.policy.max_drop)
-    elif metric is not None:
-        raise CalibrationError("a metric judges samples: give calibration data with it")
+    elif metric is not None or key is not None:
+        raise CalibrationError("a metric judges samples, and a key names them: give calibration data with it")
+    if calibration is not None and plan is None:
+        decided = plan_cache(
+            graph,
+            target,
+            data=calibration,
+            metric=metric,
+            key=key,
+            passes=passes,
+            tuning=how_to_tune(target, tuning),
+            exact_order=exact_order,
+        )
+    if known := decided.recall():
+        line("taking the plan from the cache: the same was asked before")
+        plan, stopwatch.table = known
     graph, plan = adapt(
         graph,
         target,
@@ -123,6 +142,8 @@ def compile(
         dump=dump,
         progress=line,
     )
+    if known is None:
+        decided.keep(plan, stopwatch.table)
     report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 

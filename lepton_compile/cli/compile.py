@@ -50,6 +50,10 @@ def compile(
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What may not drop: cosine, top1 or relative_error.")
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Part of the name that decisions are cached under: a new one decides anew."),
+    ] = None,
     exact_order: Annotated[
         bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
     ] = False,
@@ -73,6 +77,7 @@ def compile(
             passes=read_passes(passes),
             calibration=calibration,
             metric=metric,
+            key=key,
             plan=replayed,
             tuning=tuning,
             budget=read_budget(budget),

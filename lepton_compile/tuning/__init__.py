@@ -2,6 +2,6 @@
 
 from lepton_compile.tuning.stopwatch import Stopwatch
 from lepton_compile.tuning.table import TuningTable
-from lepton_compile.tuning.tune import tuned
+from lepton_compile.tuning.tune import how_to_tune, tuned
 
-__all__ = ["Stopwatch", "TuningTable", "tuned"]
+__all__ = ["Stopwatch", "TuningTable", "how_to_tune", "tuned"]

@@ -32,10 +32,32 @@ def cache_file(target: Target) -> Path | None:
         importlib.metadata.version("apache-tvm"),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_folder()
+    return None if folder is None else folder / "tuning" / f"{target.name}-{digest}.json"
+
+
+def cache_folder() -> Path | None:
+    """Where this package keeps what can be made again; None where the user has no home."""
     try:
-        return Path(platformdirs.user_cache_dir("lepton_compile")) / "tuning" / f"{target.name}-{digest}.json"
+        return Path(platformdirs.user_cache_dir("lepton_compile"))
     except RuntimeError:
         return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others may be reading: they see the old one or the new one, nothing between.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(beside).replace(path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 def read_cache(path: Path) -> TuningTable:
@@ -60,12 +82,6 @@ def add_to_cache(path: Path, table: TuningTable) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # whoever asked for the cache was told
                 merged = read_cache(path).merged(table)
-            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump(merged.to_record(), stream, indent=1, sort_keys=True)
-                Path(beside).replace(path)
-            finally:
-                Path(beside).unlink(missing_ok=True)
+            write_whole(path, json.dumps(merged.to_record(), indent=1, sort_keys=True))
     except OSError as error:
         warnings.warn(f"the tuning cache {path} cannot be written: {error}", stacklevel=2)

@@ -49,15 +49,15 @@ def resnet() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    """MobileNetV2 (Sandler et al., 2018) at width 0.5, its first convolution of stride 1: depthwise convolutions."""
-    settings = ((1, 8, 1, 1), (6, 16, 2, 2), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1))
-    layers: list[nn.Module] = [*_normalised(1, 16, 3), nn.ReLU6()]
+    """MobileNetV2 (Sandler et al., 2018) at width 0.5, its second stage of stride 1: depthwise convolutions."""
+    stages = ((1, 8, 1, 1), (6, 16, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
+    layers: list[nn.Module] = [*_normalised(1, 16, 3, stride=2), nn.ReLU6()]
     width = 16
-    for expansion, wider, repetitions, stride in settings:
+    for expansion, wider, repetitions, stride in stages:
         for number in range(repetitions):
             layers.append(_Inverted(width, wider, expansion, stride if number == 0 else 1))
             width = wider
-    return nn.Sequential(*layers, *_normalised(width, 160, 1), nn.ReLU6(), *_classifier(160))
+    return nn.Sequential(*layers, *_normalised(width, 1280, 1), nn.ReLU6(), *_classifier(1280))
 
 
 def densenet() -> nn.Module:

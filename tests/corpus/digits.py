@@ -1,4 +1,4 @@
-"""Handwritten digits with their labels (5000 of MNIST; LeCun et al., 1998), parted into some to train on and some to test.
+"""Handwritten digits with their labels (5000 of MNIST; LeCun et al., 1998), parted into two sets: to train and test.
 
 Calibration takes digits of the first part: those of the second judge, and nothing else sees them.
 """

@@ -66,7 +66,7 @@ def real_feeds(name: str) -> dict[str, Feed]:
             turned = {f"{text}, 180": media.line(text).transpose(Image.Transpose.ROTATE_180) for text in LINES}
             return {label: {"x": line_pixels(image, 192)} for label, image in (upright | turned).items()}
         case "magika":
-            return {label: {"bytes": _file(content)} for label, content in media.files().items()}
+            return {label: {"bytes": file_tokens(content)} for label, content in media.files().items()}
         case "minilm":
             return {text: minilm.tokenize(text, fetch("minilm-weights")) for text in SENTENCES}
     raise KeyError(name)
@@ -118,7 +118,7 @@ def _imagenet(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(((pixels - mean) / deviation).transpose(2, 0, 1)[None])
 
 
-def _file(content: bytes) -> np.ndarray:
+def file_tokens(content: bytes) -> np.ndarray:
     """The first and the last 1024 bytes without the white space around them; 256 stands for no byte."""
     first = list(content[:4096].lstrip()[:1024])
     last = list(content[-4096:].rstrip()[-1024:])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import corpus
 import numpy as np
 import onnxruntime
 import pytest
+from corpus import meaning, media, wheel_files
 from corpus.digits import digits
+from corpus.english import sentences
+from corpus.feeds import LINES, file_tokens
 from corpus.models import trained_path
+from corpus.reading import read_page
+from corpus.samples import calibration_feeds
+from corpus.writing import random_page
+from PIL import Image
 
 import lepton_compile as lc
 
@@ -38,7 +46,9 @@ def compiled(model, data, **arguments):
 
 def accuracy(scores):
     _, test = digits()
-    return float(np.mean([scores(image[None]).argmax() == label for image, label in zip(*vars(test).values())]))
+    return float(
+        np.mean([scores(image[None]).argmax() == label for image, label in zip(test.images, test.labels, strict=True)])
+    )
 
 
 def original_accuracy(model):
@@ -55,3 +65,71 @@ def test_trained_nets_lose_at_most_half_a_point(name, labels):
     before, after = original_accuracy(path), accuracy(lambda image: made.run({"x": image})["y"])
     assert before > 0.95
     assert after >= before - MAX_DROP, f"{before:.4f} became {after:.4f}"
+
+
+def harder(model, factor=300.0):
+    """The same function, with one channel of the second convolution's input `factor` times as large as the others."""
+    made = onnx.load(model)
+    weights = {each.name: each for each in made.graph.initializer}
+    first, second = [node for node in made.graph.node if node.op_type == "Conv"][:2]
+
+    def scale(name, place, by):
+        values = onnx.numpy_helper.to_array(weights[name]).copy()
+        values[place] *= np.float32(by)
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+
+    scale(first.input[1], 2, factor)
+    scale(first.input[2], 2, factor)
+    scale(second.input[1], (slice(None), 2), 1 / factor)
+    return made, second
+
+
+def test_a_channel_of_outliers_in_a_trained_net_is_found_named_and_treated():
+    path = trained_path("lenet")
+    model, second = harder(path)
+    before = original_accuracy(model.SerializeToString())
+    assert before == original_accuracy(path)
+    made, step = compiled(model, calibration(labels=True))
+    (smoothed, factors), *others = [each for each in step["settings"]["smoothing"] if max(each[1]) > 30 * min(each[1])]
+    assert not others and smoothed in second.input and int(np.argmax(factors)) == 2
+    assert second.name in step["settings"]["layers"]
+    after = accuracy(lambda image: made.run({"x": image})["y"])
+    assert after >= before - MAX_DROP, f"{before:.4f} became {after:.4f}"
+
+
+def session_of(name):
+    session = onnxruntime.InferenceSession(corpus.model_path(name), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, feed), strict=True))
+
+
+def test_magika_keeps_its_label_on_real_files():
+    data = [{"bytes": file_tokens(content)} for content in wheel_files.calibration_files().values()]
+    made, step = compiled(corpus.model_path("magika"), data, shapes=corpus.shapes("magika"))
+    assert step["settings"]["layers"]
+    original = session_of("magika")
+    found = {}
+    for name, content in wheel_files.held_out_files().items():
+        feed = {"bytes": file_tokens(content)}
+        answer = original(feed)
+        if answer["target_label"].max() >= 0.5:  # below it, magika does not take its model's word
+            found[name] = meaning.file_type(made.run(feed)), meaning.file_type(answer)
+    assert len(found) > 150 and len({label for _, label in found.values()}) >= 20
+    assert [(name, *labels) for name, labels in found.items() if labels[0] != labels[1]] == []
+
+
+def test_the_same_text_is_read_from_pages_when_all_three_models_are_quantized():
+    original = {name: session_of(name) for name in ("ppocr-det", "ppocr-cls", "ppocr-rec")}
+    quantized = {}
+    for name, count in zip(original, (24, 60, 60), strict=True):
+        data = calibration_feeds(name, count)
+        made = lc.compile(corpus.model_path(name), "host", shapes=corpus.shapes(name), calibration=data)
+        assert any(step["pass"] == "quantization" for step in made.manifest["passes"]), name
+        quantized[name] = made.run
+    random = np.random.default_rng(3)
+    paper = Image.new("RGB", (640, 640), (240, 236, 228))
+    pages = [random_page(random, paper, sentences()[1::2]) for _ in range(4)]
+    pages += [media.page(LINES), pages[0].transpose(Image.Transpose.ROTATE_180)]
+    expected = [read_page(page, original) for page in pages]
+    assert sum(map(len, expected)) > 20 and expected[4] == list(LINES)
+    assert [read_page(page, quantized) for page in pages] == expected

@@ -176,7 +176,7 @@ def test_the_same_tuning_file_gives_the_same_bytes(tmp_path):
         pytest.skip("this machine has no instruction for products of bytes")
 
     def compiled(tuning):
-        return lc.compile(net(), name="net", calibration=samples(), metric="relative_error", tuning=tuning)
+        return lc.compile(net(), name="net", calibration=samples, metric="relative_error", tuning=tuning)
 
     first = compiled("measure")
     (tmp_path / "tuning.json").write_bytes((first.folder / "tuning.json").read_bytes())
