@@ -1,4 +1,4 @@
-"""What restores, for each of its readers, so that every kernel reads the short numbers and computes what they stand for.
+"""What restores, for each of its readers, so that kernels read the short numbers and compute what they stand for.
 
     add(conv(d), d),  d = dequantize(q)   ->   add(conv(dequantize(q)), dequantize(q))
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.halves import find_products
 from lepton_compile.quantization.layers import find_groups, find_layers
+from lepton_compile.quantization.narrowing import find_products
 from lepton_compile.quantization.planning import plan, predicted_gain
 from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage

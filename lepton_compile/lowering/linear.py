@@ -161,12 +161,12 @@ def _added(scope: Scope, operation: Operation, inputs: Sequence[te.Tensor | None
         return None
     first, second = forms
     if first is not None and second is not None:
-        other = second.scaled(np.float64(sign))
+        other = second.scaled(np.array(sign, np.float64))
         return replace(first.shifted(other.offset), terms=(*first.terms, *other.terms))
     if first is not None and numbers[1] is not None:
         return first.shifted(sign * numbers[1])
     if second is not None and numbers[0] is not None:
-        return second.scaled(np.float64(sign)).shifted(numbers[0])
+        return second.scaled(np.array(sign, np.float64)).shifted(numbers[0])
     return None
 
 

@@ -19,8 +19,14 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS
+from lepton_compile.rewriting.channels import is_depthwise
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer
 from lepton_compile.rewriting.quantization import BFLOAT16, MOVING_BFLOAT16, moved_by
+
+
+def find_products(graph: Graph) -> list[str]:
+    """Names of the nodes of the main graph that multiply matrices, or convolve, in float32."""
+    return [node.name for node in graph.gs.nodes if _can_be_narrowed(node)]
 
 
 def narrow(graph: Graph, layers: Collection[str]) -> Graph:
@@ -31,11 +37,16 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
 
     Args:
         graph: Changed in place.
-        layers: Names of nodes of the main graph: Conv, Gemm and MatMul.
+        layers: Names of nodes, of `find_products`.
 
     Returns:
         The graph.
+
+    Raises:
+        ValueError: It names a node that is none of them.
     """
+    if missing := set(layers) - set(find_products(graph)):
+        raise ValueError(f"there is no layer '{min(missing)}' to compute in bfloat16")
     uses = Uses(graph)
     chosen = [node for node in graph.gs.nodes if node.name in layers]
     sources: dict[int, gs.Tensor] = {}
@@ -54,6 +65,12 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
 def rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """The nearest numbers that bfloat16 has, ties to even, as float32."""
     return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def _can_be_narrowed(node: gs.Node) -> bool:
+    if not is_operator(node, *LAYERS) or (node.op == "Conv" and is_depthwise(node)):
+        return False
+    return all(tensor.dtype == np.float32 for tensor in node.inputs[:2]) and constant(node.inputs[0]) is None
 
 
 def _sources(tensor: gs.Tensor) -> list[gs.Tensor]:

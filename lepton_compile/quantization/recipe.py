@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.halves import narrow
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
+from lepton_compile.quantization.narrowing import narrow
 
 INT8, BFLOAT16 = "int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import corpus
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from corpus import meaning, media, wheel_files

@@ -3,12 +3,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from lepton_compile.model import import_model
-from lepton_compile.quantization.halves import find_products, narrow, rounded
+from lepton_compile.quantization.narrowing import find_products, narrow, rounded
 
 
 def attention():
@@ -28,16 +25,6 @@ def attention():
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), weights
 
 
-@given(arrays(np.float32, 9, elements=st.floats(width=32)))
-def test_rounding_is_that_of_a_cast(values):
-    import ml_dtypes
-
-    expected = values.astype(ml_dtypes.bfloat16).astype(np.float32)
-    finite = np.isfinite(expected) & np.isfinite(values)
-    assert np.array_equal(rounded(values)[finite], expected[finite])
-    assert np.array_equal(rounded(values)[~np.isfinite(values)], values[~np.isfinite(values)], equal_nan=True)
-
-
 def test_factors_are_rounded_and_sums_are_not():
     model, weights = attention()
     graph = import_model(model)
@@ -48,8 +35,8 @@ def test_factors_are_rounded_and_sums_are_not():
     projected = rounded(rounded(x) @ rounded(weights))
     assert np.allclose(graph.run({"x": x})["y"], projected @ projected.transpose(0, 2, 1), rtol=1e-6, atol=1e-6)
     assert np.array_equal(graph.session().run({"x": x})["y"], graph.run({"x": x})["y"])
-    # What both products read is rounded once.
-    assert sum(node.op == "Cast" for node in graph.gs.nodes) == 6
+    # What both products read is rounded once, where it is computed.
+    assert sum(node.op == "Cast" for node in graph.gs.nodes) == 4
 
 
 def test_a_node_that_is_not_there_is_named():
