@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -106,11 +107,18 @@ def compile(
     symbol = identifier(name or _name(model, graph))
     stopwatch = Stopwatch(target, tuning, line)
 
+    unlimited = replace(target, budget=Budget())  # what is tried may exceed the budget
+
     def measure(candidate: Graph) -> Mapping[str, float]:
         ready = finish(candidate, target, passes=passes)
         return stopwatch.seconds(
-            ready, lambda table: lower(ready, target, symbol, tuning=table.taken, exact_order=exact_order)
+            ready, lambda table: lower(ready, unlimited, symbol, tuning=table.taken, exact_order=exact_order)
         )
+
+    def size(candidate: Graph) -> int:
+        program = lower(finish(candidate, target, passes=passes), unlimited, symbol, small_weights=True)
+        library = generate(program, target)
+        return library.path.stat().st_size
 
     contract, decided = None, PlanCache()
     if calibration is not None:
@@ -136,6 +144,7 @@ def compile(
         target,
         contract=contract,
         measure=measure,
+        size=size,
         passes=passes,
         plan=plan,
         verify=verify,
@@ -165,11 +174,14 @@ def compile(
             progress=line,
         )
 
-    library = build(small=False)
-    if oversize(library.path.stat().st_size, target.budget):
-        library = build(small=True)
-    if problem := oversize(library.path.stat().st_size, target.budget):
-        raise BudgetError(problem)
+    try:
+        library = build(small=False)
+        if oversize(library.path.stat().st_size, target.budget):
+            library = build(small=True)
+        if problem := oversize(library.path.stat().st_size, target.budget):
+            raise BudgetError(problem)
+    except BudgetError as error:
+        raise BudgetError("; ".join(filter(None, (str(error), plan.why_not("quantization"))))) from error
     return CompiledModel(library.folder, threads=threads, keep=library)
 
 

@@ -1,5 +1,7 @@
 """Quantization: layers compute in int8 or bfloat16 where that is faster, as far as the accuracy contract allows.
 
+Where a budget for size asks for it, weights take 8 or 4 bits as well.
+
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
     y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
 
@@ -31,7 +33,8 @@ class Quantization(Pass):
     """Let layers compute in integers of eight bits, or in bfloat16, under an accuracy contract.
 
     Attributes:
-        layers: Names of the layers, and what each computes in: "int8" or "bfloat16".
+        layers: Names of the layers, and what each computes in, "int8" or "bfloat16", or keeps its weights in while it
+            computes in float32: "int8 weights" or "int4 weights".
         scales: Scale and zero point of what layers in int8 read, by tensor.
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.
@@ -50,17 +53,17 @@ class Quantization(Pass):
         """Propose the layers that pay."""
         if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
-        precisions = _useful(target)
+        precisions, size = _useful(target), target.budget.size_bytes
         layers, refusals = find_layers(graph) if INT8 in precisions else ([], [])
         halves = find_products(graph) if BFLOAT16 in precisions else []
-        if not precisions:
+        if not precisions and size is None:
             return Decline(_why_not(target))
-        if not layers and not halves:
+        if not layers and not halves and size is None:
             return Decline(f"no layer could compute in {' or '.join(precisions)}", tuple(refusals))
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers), tuple(refusals))
-        planned = plan(graph, groups, halves, context)
+        planned = plan(graph, groups, halves, size, context)
         refusals += planned.refusals
         if planned.recipe is None:
             return Decline(planned.reason, tuple(refusals), planned.findings)

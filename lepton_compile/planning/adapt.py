@@ -25,6 +25,7 @@ def adapt(
     *,
     contract: Contract | None = None,
     measure: Callable[[Graph], Mapping[str, float]] | None = None,
+    size: Callable[[Graph], int] | None = None,
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     verify: bool = False,
@@ -38,6 +39,7 @@ def adapt(
         target: What the model is compiled for.
         contract: What approximate passes run under; None: exact passes only.
         measure: Seconds of the steps of a graph on the target, by their nodes; see `Context`.
+        size: Bytes of the library of a graph.
         passes: The passes that take part; None: every registered one. Exactly these are considered, in the manager's
             order and to its fixpoint; an empty sequence leaves the graph as it is. Each is a name ("dead_nodes"), a
             text with settings ("my_pass{width=4}"), or an instance, which need not be registered. With settings the
@@ -52,7 +54,7 @@ def adapt(
         PassError: A pass failed or broke the model; it is named.
         LeptonError: A pass of `passes` or `plan` does not exist or has no such settings; the plan is for another model.
     """
-    context = Context(contract, measure)
+    context = Context(contract, measure, size)
     folder = None if dump is None else Path(dump)
     structure = structure_of(graph)
     if plan is not None:

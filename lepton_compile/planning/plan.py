@@ -37,6 +37,10 @@ class Plan:
     declined: tuple[Declined, ...] = ()
     structure: str = ""
 
+    def why_not(self, name: str) -> str:
+        """What a pass that changed nothing, or nothing more, answered last; "" if it did not take part."""
+        return next((f"{answer.name}: {answer.reason}" for answer in self.declined if answer.name == name), "")
+
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
         record = {

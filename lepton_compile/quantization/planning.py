@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import Calibrated, calibrate
 from lepton_compile.quantization.choice import Assignment, choose
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, INT8, Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.rewriting.passes import Context
 
 # How many samples show what each layer costs alone.
@@ -50,27 +52,40 @@ def predicted_gain(graph: Graph, layers: Sequence[Layer]) -> str:
     )
 
 
-def plan(graph: Graph, groups: Sequence[Group], halves: Sequence[str], context: Context) -> Planned:
+def plan(
+    graph: Graph, groups: Sequence[Group], halves: Sequence[str], size_budget: int | None, context: Context
+) -> Planned:
     """Plan the quantization of a graph.
 
     Args:
         graph: The graph.
         groups: What the layers that could compute in int8 read.
         halves: The layers that could compute in bfloat16.
-        context: Its contract judges; its `measure`, where there is one, says what layers take.
+        size_budget: What the library may take, in bytes; None: as much as is fastest.
+        context: Its contract judges; its `measure` and `size`, where there are any, say what libraries take.
     """
     contract = context.contract
     assert contract is not None
+    study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
+    small: Assignment = {}
+    if size_budget is not None and context.size is not None:
+        shrunk = shrink(graph, size_budget, study.size, study.excess, study.drop)
+        if shrunk.assignment is None:
+            return Planned(None, f"the library cannot take {size_budget} bytes: {shrunk.reason}", (), {})
+        small = shrunk.assignment
     candidates = {
         INT8: [layer.node for group in groups for layer in group.layers],
-        BFLOAT16: list(halves),
+        BFLOAT16: [name for name in halves if name not in small],
     }
-    study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
     uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
     gains = study.gains(uniform)
-    choice = choose(gains, lambda: study.alone(candidates), study.excess)
-    held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
-    taken = min((each for each in held if each), key=study.seconds, default={})
+
+    def completed(choice: Assignment) -> Assignment:
+        return {**small, **choice}
+
+    choice = choose(gains, lambda: study.alone(candidates), lambda each: study.excess(completed(each)))
+    held = [choice.taken, *(each for each in uniform if context.measure and study.excess(completed(each)) <= 0)]
+    taken = completed(min((each for each in held if each), key=study.seconds, default={}))
     slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
@@ -81,11 +96,11 @@ def plan(graph: Graph, groups: Sequence[Group], halves: Sequence[str], context: 
         return Planned(None, reason, refusals, findings)
     judgement = study.judge(taken)
     findings["metric"] = _metric(contract, judgement)
-    reason = f"{_counts(taken, candidates)}; {contract.metric_name} {judgement}"
+    reason = f"{_counts(taken)}; {contract.metric_name} {judgement}"
     if context.measure is not None:
         exact, quantized = study.seconds({}), study.seconds(taken)
         findings["seconds"] = {"float32": exact, "quantized": quantized}
-        if quantized >= exact:
+        if quantized >= exact and not small:
             reason = f"the whole would not be faster: {quantized * 1e3:.3f} ms instead of {exact * 1e3:.3f}"
             return Planned(None, reason, refusals, findings)
         reason += f"; {exact * 1e3:.3f} ms become {quantized * 1e3:.3f}"
@@ -103,6 +118,7 @@ class _Study:
         self._groups = groups
         self._contract = contract
         self._measure = context.measure
+        self._size = context.size
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
 
@@ -132,6 +148,11 @@ class _Study:
         """What a run takes, measured or predicted; nothing where there is neither."""
         return math.fsum(self._steps(assignment).values())
 
+    def size(self, assignment: Assignment) -> int:
+        """Bytes of the library."""
+        assert self._size is not None
+        return self._size(self.quantized(assignment))
+
     def gains(self, uniform: Sequence[Assignment]) -> dict[str, dict[str, float]]:
         """What each layer saves in the precisions that these assignments give it; 1 where nothing is known."""
         before = self._steps({})
@@ -152,16 +173,17 @@ class _Study:
         costs: dict[str, dict[str, float]] = {}
         losses = self.calibrated.losses
         for name in candidates[INT8]:
-            costs[name] = {INT8: self._drop({name: INT8}) + 1e-3 * losses[name].error}
+            costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * losses[name].error}
         for name in candidates[BFLOAT16]:
             if name in costs:
                 ratio = min(_BFLOAT16_ERROR / math.sqrt(losses[name].error or 1.0), 1.0)
                 costs[name][BFLOAT16] = ratio * costs[name][INT8]
             else:
-                costs[name] = {BFLOAT16: self._drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
+                costs[name] = {BFLOAT16: self.drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
         return costs
 
-    def _drop(self, assignment: Assignment) -> float:
+    def drop(self, assignment: Assignment) -> float:
+        """What it costs of the metric, on samples that calibrate."""
         samples = self._contract.samples(_SAMPLES)
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
 
@@ -195,12 +217,11 @@ def _refusals(
     return slower, damaging
 
 
-def _counts(taken: Assignment, candidates: Mapping[str, Sequence[str]]) -> str:
-    every = {name for names in candidates.values() for name in names}
-    parts = [
-        f"{count} in {precision}" for precision in candidates if (count := list(taken.values()).count(precision)) > 0
-    ]
-    return f"of {len(every)} layers {' and '.join(parts)}"
+def _counts(taken: Assignment) -> str:
+    counts = Counter(taken.values())
+    return (
+        f"layers: {', '.join(f'{counts[precision]} in {precision}' for precision in PRECISIONS if counts[precision])}"
+    )
 
 
 def _metric(contract: Contract, judgement: Judgement) -> dict[str, object]:

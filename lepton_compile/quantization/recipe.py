@@ -14,10 +14,13 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.narrowing import narrow
+from lepton_compile.quantization.weight_only import make_weight_only
 
 INT8, BFLOAT16 = "int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not."""
-PRECISIONS = INT8, BFLOAT16
+WEIGHT_BITS: Mapping[str, int] = {"int8 weights": 8, "int4 weights": 4}
+"""What a layer's weights are kept in while it computes in float32."""
+PRECISIONS = (INT8, BFLOAT16, *WEIGHT_BITS)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     for name in recipe.scales:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
     narrow(graph, recipe.having(BFLOAT16))
+    make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
     return graph
 
 

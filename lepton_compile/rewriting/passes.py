@@ -42,10 +42,12 @@ class Context:
             only.
         measure: Seconds that the steps of a run of a graph take on the target, measured or predicted; each by the names
             of the nodes that it computes, a line each.
+        size: Bytes of the library of a graph.
     """
 
     contract: Contract | None = None
     measure: Callable[[Graph], Mapping[str, float]] | None = None
+    size: Callable[[Graph], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -184,3 +184,63 @@ def test_the_same_tuning_file_gives_the_same_bytes(tmp_path):
     for file in ("libnet.so", "plan.json", "tuning.json"):
         contents = {(each.folder / file).read_bytes() for each in (first, *again)}
         assert len(contents) == 1, file
+
+
+def wide(inner=512):
+    """Two products whose weights outweigh the code, the second half as large as the first."""
+    random = np.random.default_rng(0)
+    tensors = [
+        gs.Variable("x", np.dtype(np.float32), (4, inner)),
+        *(gs.Variable(name, np.dtype(np.float32)) for name in "hry"),
+    ]
+    x, h, r, y = tensors
+    weights = [
+        (random.standard_normal(shape) / 20).astype(np.float32) for shape in ((inner, inner), (inner, inner // 2))
+    ]
+    nodes = [
+        gs.Node("MatMul", "first", {}, [x, gs.Constant("w", weights[0])], [h]),
+        gs.Node("Relu", "relu", {}, [h], [r]),
+        gs.Node("MatMul", "second", {}, [r, gs.Constant("v", weights[1])], [y]),
+    ]
+    return onnx.shape_inference.infer_shapes(gs.export_onnx(gs.Graph(nodes, [x], [y], opset=17)))
+
+
+def wide_samples(inner=512):
+    random = np.random.default_rng(1)
+    return [{"x": random.standard_normal((4, inner)).astype(np.float32)} for _ in range(9)]
+
+
+FLOATS = 512 * 768 * 4
+
+
+@pytest.mark.parametrize(
+    ("target", "share", "precisions"),
+    [
+        # Code takes a share too; with 8 bits in the first layer alone the weights are half as large.
+        ("x86-64-v3", 0.6, {"first": "int8 weights"}),
+        ("x86-64-v3", 0.35, {"first": "int8 weights", "second": "int8 weights"}),
+        ("x86-64-v3", 0.24, {"first": "int4 weights", "second": "int8 weights"}),
+        ("x86-64-v4-vnni", 0.35, {"first": "int8", "second": "int8"}),
+    ],
+)
+def test_a_budget_for_size_is_kept_in_as_few_layers_as_it_takes(target, share, precisions):
+    budget = lc.Budget(size_bytes=int(share * FLOATS), max_drop=0.1)
+    compiled = lc.compile(wide(), target, calibration=wide_samples(), metric="relative_error", budget=budget)
+    assert compiled.manifest["library"]["bytes"] <= share * FLOATS
+    step = next(step for step in compiled.manifest["passes"] if step["pass"] == "quantization")
+    assert dict(step["settings"]["layers"]) == precisions
+
+
+@pytest.mark.parametrize(
+    ("share", "drop", "why"),
+    [(0.05, 0.1, "with all weights in as few bits"), (0.24, 1e-4, "costs too much of the metric")],
+)
+def test_a_budget_for_size_that_cannot_be_kept_says_how_near_it_came(share, drop, why):
+    budget = lc.Budget(size_bytes=int(share * FLOATS), max_drop=drop)
+    with pytest.raises(lc.BudgetError, match=why):
+        lc.compile(wide(), "x86-64-v3", calibration=wide_samples(), metric="relative_error", budget=budget)
+
+
+def test_without_samples_a_budget_for_size_is_told_what_would_help():
+    with pytest.raises(lc.BudgetError, match="give calibration data"):
+        lc.compile(wide(), "x86-64-v3", budget=lc.Budget(size_bytes=FLOATS // 2))
