@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -105,11 +106,12 @@ def compile(
     graph = import_model(model, shapes)
     symbol = identifier(name or _name(model, graph))
     stopwatch = Stopwatch(target, tuning, line)
+    unbounded = replace(target, budget=Budget())  # float32 may exceed what the quantized model keeps
 
     def measure(candidate: Graph) -> Mapping[str, float]:
         ready = finish(candidate, target, passes=passes)
         return stopwatch.seconds(
-            ready, lambda table: lower(ready, target, symbol, tuning=table.taken, exact_order=exact_order)
+            ready, lambda table: lower(ready, unbounded, symbol, tuning=table.taken, exact_order=exact_order)
         )
 
     contract, decided = None, PlanCache()
