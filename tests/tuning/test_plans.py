@@ -14,6 +14,10 @@ import lepton_compile as lc
 from lepton_compile.errors import CalibrationError
 from lepton_compile.evaluation import contract
 from lepton_compile.evaluation.fingerprints import fingerprint_of
+from lepton_compile.model import import_model
+from lepton_compile.target import resolve_target, with_budget
+from lepton_compile.tuning import TuningTable
+from lepton_compile.tuning import plans as cache
 
 TARGET = "x86-64-v4-vnni"
 DATA = np.random.default_rng(1).standard_normal((12, 32)).astype(np.float32)
@@ -28,8 +32,8 @@ def model(seed=0):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "lepton_compile" / "plans"
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "plans"
 
 
 @pytest.fixture
@@ -60,13 +64,25 @@ def test_the_same_is_decided_once_and_gives_the_same_bytes(decisions):
     assert files(first.folder) == files(second.folder)
 
 
-def test_data_is_the_same_by_its_content(decisions, tmp_path):
+def place(data=DATA, *, seed=0, target=TARGET, drop=0.01, **arguments):
+    """Where the decision is kept; None: nowhere."""
+    asked = {"metric": None, "key": None, "passes": None, "tuning": "model", "exact_order": False} | arguments
+    adapted = with_budget(resolve_target(target), lc.Budget(max_drop=drop))
+    return cache.plan_cache(import_model(model(seed)), adapted, data=data, **asked).path
+
+
+def test_data_is_the_same_by_its_content(tmp_path):
     listed = [row[None] for row in DATA]
     np.savez(tmp_path / "data.npz", x=DATA)
-    given = (DATA, DATA.copy(order="F"), {"x": DATA}, listed, list(listed), tmp_path / "data.npz")
-    for data in given:
-        compiled(data)
-    assert len(decisions) == 4  # an array, a mapping, a list, a file
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "x.npy", DATA)
+    forms = (DATA, {"x": DATA}, listed, tmp_path / "data.npz", tmp_path / "folder")
+    assert len({place(data) for data in forms} - {None}) == len(forms)
+    assert place(DATA.copy(order="F")) == place() and place(list(listed)) == place(listed)
+    before = place(tmp_path / "data.npz"), place(tmp_path / "folder")
+    np.savez(tmp_path / "data.npz", x=changed(DATA))
+    np.save(tmp_path / "folder" / "x.npy", changed(DATA))
+    assert not {place(tmp_path / "data.npz"), place(tmp_path / "folder")} & set(before)
 
 
 def changed(array):
@@ -79,34 +95,40 @@ def changed(array):
     "other",
     [
         {"data": changed(DATA)},
-        {"data": {"x": DATA, "labels": np.arange(12) % 16}, "metric": "top1"},
+        {"data": {"x": DATA, "labels": np.arange(12) % 16}},
         {"seed": 1},
         {"drop": 0.02},
         {"metric": "relative_error"},
         {"metric": {"y": "cosine"}},
         {"passes": ["quantization", "dead_nodes"]},
         {"exact_order": True},
+        {"tuning": "measure"},
         {"key": "again"},
-        {"target": {"inherits": TARGET, "name": "mine", "cpu": {"cores": 2}}},
+        {"target": {"extends": TARGET, "name": "mine", "cpu": {"cores": 2}}},
     ],
-    ids=str,
+    ids=lambda other: next(iter(other)),
 )
-def test_what_differs_is_decided_anew(decisions, other):
-    compiled()
-    compiled(**other)
-    assert len(decisions) == 2
+def test_what_differs_is_decided_anew(other):
+    assert place(**other) not in (place(), None)
 
 
-def test_another_tuning_file_decides_anew(decisions, tmp_path):
-    made = compiled()
-    for number in (1, 2):
-        table = json.loads((made.folder / "tuning.json").read_text())
-        for times in table["measured"].values():
-            times.update({step: seconds * number for step, seconds in times.items()})
-        (tmp_path / "tuning.json").write_text(json.dumps(table))
-        compiled(tuning=tmp_path / "tuning.json")
-        compiled(tuning=tmp_path / "tuning.json")
-    assert len(decisions) == 3
+def test_what_is_said_or_left_to_the_default_is_the_same():
+    assert place(metric="cosine") == place() == place(seed=0)
+
+
+def test_other_versions_decide_anew(monkeypatch):
+    before = place()
+    monkeypatch.setattr(cache, "_sources", lambda: "of another version")
+    assert place() != before
+
+
+def test_another_tuning_file_decides_anew(tmp_path):
+    places = set()
+    for seconds in (1.0, 2.0):
+        (tmp_path / "tuning.json").write_text(json.dumps(TuningTable({"a step": {"a": seconds}}).to_record()))
+        places.add(place(tuning=tmp_path / "tuning.json"))
+        assert place(tuning=str(tmp_path / "tuning.json")) in places
+    assert len(places) == 2
 
 
 def judged(answers, expected):
@@ -115,18 +137,30 @@ def judged(answers, expected):
 
 @pytest.mark.parametrize(
     ("data", "arguments"),
-    [(lambda: iter(list(DATA[:, None])), {}), (DATA, {"metric": judged}), (DATA, {"passes": [Quantization()]})],
-    ids=["callable", "metric", "instance"],
+    [
+        (lambda: iter(list(DATA[:, None])), {}),
+        (DATA, {"metric": judged}),
+        (DATA, {"passes": [Quantization()]}),
+        ([(row[None], object()) for row in DATA], {}),
+    ],
+    ids=["callable", "metric", "instance", "label"],
 )
-def test_what_has_no_fingerprint_needs_a_key(decisions, folder, data, arguments):
-    for _ in range(2):
-        compiled(data, **arguments)
-    assert len(decisions) == 2 and not folder.exists()
-    for _ in range(2):
-        compiled(data, key="mine", **arguments)
-    assert len(decisions) == 3
-    compiled(data, key="other", **arguments)
-    assert len(decisions) == 4
+def test_what_has_no_fingerprint_needs_a_key(data, arguments):
+    assert place(data, **arguments) is None
+    assert place(data, key="mine", **arguments) == place(data, key="mine", **arguments)
+    assert place(data, key="mine", **arguments) != place(data, key="other", **arguments)
+
+
+def test_a_key_stands_for_a_callable_that_is_not_called_again(decisions):
+    def rows():
+        calls.append(rows)
+        return iter(DATA[:, None])
+
+    calls = []
+    first = compiled(rows, metric=judged, key="mine")
+    second = compiled(rows, metric=judged, key="mine")
+    assert len(calls) == len(decisions) == 1
+    assert files(first.folder) == files(second.folder)
 
 
 def test_an_iterator_is_not_used_up_by_asking(decisions):

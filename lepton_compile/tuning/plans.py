@@ -58,7 +58,7 @@ class PlanCache:
             if record["format"] != FORMAT or record["sha256"] != _checksum(record["plan"], record["times"]):
                 raise ValueError("it is not what was written")
             return Plan.from_json(record["plan"]), TuningTable.from_json(record["times"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, LeptonError) as error:
             warnings.warn(f"the cached plan {self.path} is ignored, and made anew: {error}", stacklevel=3)
