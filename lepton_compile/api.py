@@ -68,7 +68,8 @@ def compile(
         plan: Replay what an earlier compilation decided.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
-            that buy speed with larger weights are left out where they would exceed it. And how much of the metric it
+            that buy speed with larger weights are left out where they would exceed it, and weights that the model has
+            in integers stay integers. And how much of the metric it
             may lose, instead of what the target's policy says.
         tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what

@@ -62,7 +62,7 @@ def rank_tiles(columns: int, blocks: int, machine: Machine, vectors: int = 1) ->
         columns: Output columns in all, tails included.
         blocks: Vectors of output channels in all, tails included.
         machine: Its registers hold the accumulators, the weight vectors of each block, and one broadcast value.
-        vectors: Weight vectors of a block: two where a vector of words is kept while weights are taken out of it.
+        vectors: Weight vectors of a block: more than one where weights are taken out of words, which wait.
     """
 
     def cycles(shape: TileShape) -> float:

@@ -14,6 +14,7 @@ from tvm import te
 from lepton_compile.codegen.kernels import build_object
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels.convolution import convolution, convolution_of
+from lepton_compile.kernels.dequantizing_matmul import Packing, dequantizing_matmul
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.matmul import matmul, matrix_product_of
@@ -103,6 +104,33 @@ def product(machine: Machine) -> Definition:
     left = te.placeholder((128, 384), "float32", name="left")
     result = te.placeholder((128, 384), "float32", name="result")
     return matmul(shapes, left, Source(left, PLAIN), False, [], Epilogue(result, result, (), PLAIN), machine)
+
+
+def packed(machine: Machine, packing: Packing, dtype: str) -> Definition:
+    """A product of one row, by a matrix of integers."""
+    shapes = matrix_product_of([], [1], 384, 384, machine, packing.vectors(machine))
+    left, result = (te.placeholder((1, 384), "float32", name=name) for name in ("left", "result"))
+    epilogue = Epilogue(result, result, (), PLAIN)
+    return dequantizing_matmul(shapes, packing, dtype, left, Source(left, PLAIN), False, epilogue, machine)
+
+
+def of_bytes(machine: Machine) -> Definition:
+    return packed(machine, Packing(8, 384, scaled=False), "int8")
+
+
+def of_half_bytes(machine: Machine) -> Definition:
+    return packed(machine, Packing(4, 32, scaled=True, zero=8), "int32")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("family", [of_bytes, of_half_bytes])
+def test_packed_weights_are_widened_in_registers(name: str, family, tmp_path: Path) -> None:
+    target = resolve_target(name)
+    build_object(family(machine_of(target)).function, "kernel", target.tvm(), tmp_path / "kernel.o")
+    reductions = [loop for loop in innermost_loops(tmp_path / "kernel.o") if loop.multiply_adds() >= 4]
+    assert reductions
+    for loop in reductions:
+        assert not loop.stores()
 
 
 @pytest.mark.parametrize("family", [direct, pixels, filtered, product])

@@ -63,7 +63,7 @@ def weight_only_product(
     *rows, inner = reversed(shape_of(left)) if transposed_left else shape_of(left)
     builder, machine, packing = scope.builder, scope.builder.machine, matrix.packing
     columns = matrix.values.shape[1]
-    shapes = matrix_product_of([], rows, inner, columns, machine, 1 if packing.together == 1 else 2)
+    shapes = matrix_product_of([], rows, inner, columns, machine, packing.vectors(machine))
     cost = kernel.cycles(shapes, packing, machine)
     cost_unpacked = kernel.cycles(matrix_product_of([], rows, inner, columns, machine), None, machine)
     if cost > cost_unpacked and not builder.small_weights:
