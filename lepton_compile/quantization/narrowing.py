@@ -19,8 +19,12 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS
-from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer
+from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer, static_shape
 from lepton_compile.rewriting.quantization import BFLOAT16, MOVING_BFLOAT16, moved_by
+
+# What kernels take: see `lepton_compile.lowering.anchors.bfloat16`.
+FEW_CHANNELS = 8
+WHOLE_VECTOR = 16
 
 
 def narrow(graph: Graph, layers: Collection[str]) -> Graph:
@@ -35,8 +39,15 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
 
     Returns:
         The graph.
+
+    Raises:
+        ValueError: There is no such layer, or there are no kernels for it.
     """
     uses = Uses(graph)
+    found = {node.name: node for node in graph.gs.nodes}
+    for name in layers:
+        if why := why_not_narrow(found[name]) if name in found else "there is none of this name":
+            raise ValueError(f"layer '{name}' cannot compute in bfloat16: {why}")
     chosen = [node for node in graph.gs.nodes if node.name in layers]
     sources: dict[int, gs.Tensor] = {}
     for node in chosen:
@@ -49,6 +60,34 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
     for source in sources.values():
         _round(graph, uses, source, layers)
     return graph
+
+
+def why_not_narrow(node: gs.Node) -> str:
+    """Why no kernel computes a node in bfloat16; "" if one does."""
+    if not is_operator(node, *LAYERS):
+        return f"it is a {node.op}"
+    shapes = [static_shape(tensor) for tensor in node.inputs[:2]]
+    if any(tensor.dtype != np.float32 for tensor in node.inputs[:2]):
+        return "it computes in another type than float32"
+    if any(shape is None or len(shape) < 2 for shape in shapes):
+        return "the shape of an operand is not known, or is a vector's"
+    if constant(node.inputs[0]) is not None:
+        return "its first operand is known"
+    if node.op == "Gemm":
+        return "its first operand is transposed" if int(node.attrs.get("transA", 0)) else ""
+    return _why_not_convolved(node) if node.op == "Conv" else ""
+
+
+def _why_not_convolved(node: gs.Node) -> str:
+    outputs, inputs = node.inputs[1].shape[:2]
+    groups = int(node.attrs.get("group", 1))
+    if constant(node.inputs[1]) is None:
+        return "its weights are computed"
+    if groups * inputs < FEW_CHANNELS or inputs % 2:
+        return f"it reads {groups * inputs} channels, which are few, or no pairs"
+    if groups > 1 and (inputs % WHOLE_VECTOR or (outputs // groups) % WHOLE_VECTOR):
+        return "its groups are no whole vectors"
+    return ""
 
 
 def rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -76,9 +115,10 @@ def _round(graph: Graph, uses: Uses, tensor: gs.Tensor, layers: Collection[str])
         for place, read in enumerate(reader.inputs):
             if read is tensor:
                 reader.inputs[place] = wide
+    types = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     added = [
-        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": onnx.TensorProto.BFLOAT16}, [tensor], [narrow]),
-        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_widen"), {"to": onnx.TensorProto.FLOAT}, [narrow], [wide]),
+        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": types[0]}, [tensor], [narrow]),
+        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_widen"), {"to": types[1]}, [narrow], [wide]),
     ]
     if source is None:
         graph.gs.nodes[:0] = added

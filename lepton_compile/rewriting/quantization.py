@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-import numpy as np
 import ml_dtypes
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.rewriting.patterns import Uses, constant, has_output, is_operator, operand, producer
