@@ -58,9 +58,7 @@ class _Emitter(convolution.Emitter):
 
     weights_dtype = "int32"
 
-    def __init__(
-        self, words: Words, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine
-    ) -> None:
+    def __init__(self, words: Words, shapes: Convolution, source: Source, epilogue: Epilogue, machine: Machine) -> None:
         self.words = words
         self.family = f"{words.name} convolution"
         self.definitions = words.definitions(machine)

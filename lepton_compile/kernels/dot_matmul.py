@@ -28,9 +28,7 @@ def packed_shape(words: Words, shapes: MatrixProduct, right_batch: Sequence[int]
     return (*outer, -(-inner // words.count), blocks, lanes)
 
 
-def pack_right(
-    words: Words, right: npt.NDArray[Any], shapes: MatrixProduct, machine: Machine
-) -> npt.NDArray[np.int32]:
+def pack_right(words: Words, right: npt.NDArray[Any], shapes: MatrixProduct, machine: Machine) -> npt.NDArray[np.int32]:
     """Pack a right operand of shape (batch..., inner, columns), zeros past the last row and column."""
     return words.pack(matmul.pack_right(right, shapes, machine))
 

@@ -28,7 +28,6 @@ TEXT = """
 
 def model() -> onnx.ModelProto:
 
-
     made = onnx.parser.parse_model(TEXT)
     random = np.random.default_rng(0)
     for name in ("w", "v"):
