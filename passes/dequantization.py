@@ -1,4 +1,4 @@
-"""What restores, for each of its readers, so that kernels read the short numbers and compute what they stand for.
+"""What restores, for each of its readers, so that every kernel reads short numbers and computes what they stand for.
 
     add(conv(d), d),  d = dequantize(q)   ->   add(conv(dequantize(q)), dequantize(q))
 
@@ -35,7 +35,7 @@ class Dequantization(Pass):
         """Propose where several nodes read one."""
         found = [node.name for node, _ in _shared(graph)]
         if not found:
-            return Decline("nothing that is dequantized is read by several nodes")
+            return Decline("nothing that is restored is read by several nodes")
         return Proposal(self, f"copy {len(found)} for each of their readers: {summary(found)}")
 
     def run(self, graph: Graph, context: Context) -> Graph:

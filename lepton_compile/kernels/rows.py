@@ -284,6 +284,8 @@ class _Emitter:
         votes = 0
         for value in (self.general, *self.terms.values(), load(self.result, self.place)):
             for read in loads_of(value):
+                if self.aside is not None and read.source.same_as(self.aside):  # it lies as vectors run
+                    continue
                 sizes = [int(size) for size in read.source.shape]
                 last = max((axis for axis, size in enumerate(sizes) if size > 1), default=0)
                 used = variables_outside_loads(read.indices[last])

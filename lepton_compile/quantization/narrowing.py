@@ -19,14 +19,17 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS
-from lepton_compile.rewriting.channels import is_depthwise
-from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer
+from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer, static_shape
 from lepton_compile.rewriting.quantization import BFLOAT16, MOVING_BFLOAT16, moved_by
+
+# What kernels take: see `lepton_compile.lowering.anchors.bfloat16`.
+FEW_CHANNELS = 8
+WHOLE_VECTOR = 16
 
 
 def find_products(graph: Graph) -> list[str]:
-    """Names of the nodes of the main graph that multiply matrices, or convolve, in float32."""
-    return [node.name for node in graph.gs.nodes if _can_be_narrowed(node)]
+    """Names of the nodes of the main graph that kernels could compute in bfloat16."""
+    return [node.name for node in graph.gs.nodes if not why_not_narrow(node)]
 
 
 def narrow(graph: Graph, layers: Collection[str]) -> Graph:
@@ -43,11 +46,13 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
         The graph.
 
     Raises:
-        ValueError: It names a node that is none of them.
+        ValueError: There is no such layer, or there are no kernels for it.
     """
-    if missing := set(layers) - set(find_products(graph)):
-        raise ValueError(f"there is no layer '{min(missing)}' to compute in bfloat16")
     uses = Uses(graph)
+    found = {node.name: node for node in graph.gs.nodes}
+    for name in layers:
+        if why := why_not_narrow(found[name]) if name in found else "there is none of this name":
+            raise ValueError(f"layer '{name}' cannot compute in bfloat16: {why}")
     chosen = [node for node in graph.gs.nodes if node.name in layers]
     sources: dict[int, gs.Tensor] = {}
     for node in chosen:
@@ -62,15 +67,37 @@ def narrow(graph: Graph, layers: Collection[str]) -> Graph:
     return graph
 
 
+def why_not_narrow(node: gs.Node) -> str:
+    """Why no kernel computes a node in bfloat16; "" if one does."""
+    if not is_operator(node, *LAYERS):
+        return f"it is a {node.op}"
+    shapes = [static_shape(tensor) for tensor in node.inputs[:2]]
+    if any(tensor.dtype != np.float32 for tensor in node.inputs[:2]):
+        return "it computes in another type than float32"
+    if any(shape is None or len(shape) < 2 for shape in shapes):
+        return "the shape of an operand is not known, or is a vector's"
+    if constant(node.inputs[0]) is not None:
+        return "its first operand is known"
+    if node.op == "Gemm":
+        return "its first operand is transposed" if int(node.attrs.get("transA", 0)) else ""
+    return _why_not_convolved(node) if node.op == "Conv" else ""
+
+
+def _why_not_convolved(node: gs.Node) -> str:
+    outputs, inputs = node.inputs[1].shape[:2]
+    groups = int(node.attrs.get("group", 1))
+    if constant(node.inputs[1]) is None:
+        return "its weights are computed"
+    if groups * inputs < FEW_CHANNELS or inputs % 2:
+        return f"it reads {groups * inputs} channels, which are few, or no pairs"
+    if groups > 1 and (inputs % WHOLE_VECTOR or (outputs // groups) % WHOLE_VECTOR):
+        return "its groups are no whole vectors"
+    return ""
+
+
 def rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """The nearest numbers that bfloat16 has, ties to even, as float32."""
     return values.astype(ml_dtypes.bfloat16).astype(np.float32)
-
-
-def _can_be_narrowed(node: gs.Node) -> bool:
-    if not is_operator(node, *LAYERS) or (node.op == "Conv" and is_depthwise(node)):
-        return False
-    return all(tensor.dtype == np.float32 for tensor in node.inputs[:2]) and constant(node.inputs[0]) is None
 
 
 def _sources(tensor: gs.Tensor) -> list[gs.Tensor]:
@@ -93,11 +120,10 @@ def _round(graph: Graph, uses: Uses, tensor: gs.Tensor, layers: Collection[str])
         for place, read in enumerate(reader.inputs):
             if read is tensor:
                 reader.inputs[place] = wide
+    types = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     added = [
-        gs.Node(
-            "Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": onnx.TensorProto.BFLOAT16}, [tensor], [narrow]
-        ),
-        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_widen"), {"to": onnx.TensorProto.FLOAT}, [narrow], [wide]),
+        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_narrow"), {"to": types[0]}, [tensor], [narrow]),
+        gs.Node("Cast", uses.fresh_name(f"{tensor.name}_widen"), {"to": types[1]}, [narrow], [wide]),
     ]
     if source is None:
         graph.gs.nodes[:0] = added

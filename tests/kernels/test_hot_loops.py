@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,21 @@ from lepton_compile.codegen.kernels import build_object
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels.convolution import convolution, convolution_of
 from lepton_compile.kernels.dequantizing_matmul import Packing, dequantizing_matmul
+from lepton_compile.kernels.dot_convolution import dot_convolution
+from lepton_compile.kernels.dot_matmul import dot_matmul
+from lepton_compile.kernels.dot_product import BYTES, PAIRS, Words
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.matmul import matmul, matrix_product_of
 from lepton_compile.kernels.window import Window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans
 from lepton_compile.lowering.lower import machine_of
-from lepton_compile.target import resolve_target
+from lepton_compile.target import Target, resolve_target
 
 TARGETS = ("x86-64-v3", "x86-64-v4", "cortex-a72")
-MULTIPLY_ADDS = ("vfmadd", "fmla")
+WITH_DOT_PRODUCTS = {"extends": "x86-64-v4-vnni", "cpu": {"features": ["+avx512bf16"]}}
+MULTIPLY_ADDS = ("vfmadd", "fmla", "vpdpbusd")
+STORED = {BYTES: "uint8", PAIRS: "bfloat16"}
 BRANCHES = ("j", "b.", "cbz", "cbnz", "tbz", "tbnz")
 
 
@@ -60,7 +66,7 @@ def innermost_loops(path: Path) -> Iterator[Loop]:
         else capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     )
     disassembler.skipdata = True
-    decoded = list(disassembler.disasm(code, 0))
+    decoded = list(disassembler.disasm(_VDPBF16PS.sub(_as_vpdpbusd, code), 0))
     places = {instruction.address: index for index, instruction in enumerate(decoded)}
     last_branch = -1
     for index, instruction in enumerate(decoded):
@@ -74,6 +80,17 @@ def innermost_loops(path: Path) -> Iterator[Loop]:
         if begin is not None and last_branch < begin <= index:
             yield Loop(tuple(decoded[begin:index]))
         last_branch = index
+
+
+# Capstone does not know vdpbf16ps (EVEX.F3.0F38.W0 52); vpdpbusd (EVEX.66.0F38.W0 50) has the same operands.
+_VDPBF16PS = re.compile(rb"(?s)\x62(.)(.)(.)\x52")
+
+
+def _as_vpdpbusd(found: re.Match[bytes]) -> bytes:
+    extension, operands, mask = (part[0] for part in found.groups())
+    if extension & 0x0F != 0x02 or operands & 0x83 != 0x02:
+        return found[0]
+    return bytes([0x62, extension, operands ^ 0x03, mask, 0x50])
 
 
 def direct(machine: Machine) -> Definition:
@@ -133,17 +150,48 @@ def test_packed_weights_are_widened_in_registers(name: str, family, tmp_path: Pa
         assert not loop.stores()
 
 
+def dot_direct(words: Words, machine: Machine) -> Definition:
+    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    image = te.placeholder((1, 64, 28, 28), STORED[words], name="image")
+    result = te.placeholder((1, 64, 28, 28), words.sums, name="result")
+    blocked = Layout(machine.lanes)
+    return dot_convolution(words, shapes, Source(image, blocked), Epilogue(result, result, (), blocked), machine)
+
+
+def dot_product(words: Words, machine: Machine) -> Definition:
+    shapes = matrix_product_of([], [128], 384, 384, machine)
+    left = te.placeholder((128, 384), STORED[words], name="left")
+    result = te.placeholder((128, 384), words.sums, name="result")
+    epilogue = Epilogue(result, result, (), PLAIN)
+    return dot_matmul(words, shapes, left, Source(left, PLAIN), [], epilogue, machine)
+
+
+def reductions_of(definition: Definition, target: Target, path: Path) -> list[Loop]:
+    """The loops of multiply-adds, which keep what they add up in registers."""
+    build_object(definition.function, "kernel", target.tvm(), path)
+    reductions = [loop for loop in innermost_loops(path) if loop.multiply_adds() >= 4]
+    assert reductions, "no loop of multiply-adds was found"
+    assert max(loop.multiply_adds() for loop in reductions) >= machine_of(target).registers // 2
+    for loop in reductions:
+        assert not loop.stores()
+    return reductions
+
+
 @pytest.mark.parametrize("family", [direct, pixels, filtered, product])
 @pytest.mark.parametrize("name", TARGETS)
 def test_reductions_store_nothing(name: str, family, tmp_path: Path) -> None:
     target = resolve_target(name)
-    machine = machine_of(target)
-    build_object(family(machine).function, "kernel", target.tvm(), tmp_path / "kernel.o")
-    reductions = [loop for loop in innermost_loops(tmp_path / "kernel.o") if loop.multiply_adds() >= 4]
-    assert reductions, "no loop of multiply-adds was found"
-    assert max(loop.multiply_adds() for loop in reductions) >= machine.registers // 2
-    for loop in reductions:
-        assert not loop.stores()
+    reductions_of(family(machine_of(target)), target, tmp_path / "kernel.o")
+
+
+@pytest.mark.parametrize("family", [dot_direct, dot_product])
+@pytest.mark.parametrize("words", [BYTES, PAIRS], ids=lambda words: words.name)
+def test_reductions_of_words_store_nothing(words: Words, family, tmp_path: Path) -> None:
+    target = resolve_target(WITH_DOT_PRODUCTS)
+    reductions = reductions_of(family(words, machine_of(target)), target, tmp_path / "kernel.o")
+    mnemonics = {each.mnemonic for loop in reductions for each in loop.instructions}
+    assert "vpdpbusd" in mnemonics
+    assert not any(mnemonic.startswith(("call", "vfmadd")) for mnemonic in mnemonics)
 
 
 def test_a_store_is_seen() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from lepton_compile.lowering.program import Program
 
@@ -78,3 +79,12 @@ def test_attention_reads_heads_where_they_are(shape: tuple[int, ...], model, agr
     model.output(model.node("MatMul", model.node("Softmax", chosen), v))
     _, fused = agree(model)
     assert families(fused) == {"matmul": 2, "rows": 1, "elementwise": 2}, "two products, softmax, and K and V packed"
+
+
+def test_softmax_of_another_type(model, agree) -> None:
+    """Exponentials are kept aside, as the result cannot hold them; but for rows that are too long for that."""
+    for shape, axis in (((3, 5, 37), -1), ((3, 5, 37), 1), ((2, 3, 64), -1), ((2, 16, 3, 40), 1), ((2, 6000), -1)):
+        model.output(model.node("Cast", model.node("Softmax", model.input(*shape), axis=axis), to=TensorProto.FLOAT16))
+    x = model.node("Conv", model.input(1, 3, 9, 9), model.weight(21, 3, 3, 3))
+    model.output(model.node("Cast", model.node("Softmax", x, axis=1), to=TensorProto.FLOAT16))
+    assert families(agree(model)[1])["rows"] == 6

@@ -13,7 +13,21 @@ TEXT = """
 def test_every_reader_gets_its_own(rewriting, declines):
     result = rewriting.rewritten(Dequantization(), rewriting.graph(TEXT))
     assert rewriting.operators(result).count("DequantizeLinear") == 3
-    assert declines(Dequantization(), result).reason == "no DequantizeLinear is read by several nodes"
+    assert declines(Dequantization(), result).reason == "nothing that is restored is read by several nodes"
+
+
+def test_bfloat16_is_widened_by_every_reader(rewriting):
+    result = rewriting.rewritten(
+        Dequantization(),
+        rewriting.graph("""
+            main (float[1,4] x) => (float[1,4] y) {
+                n = Cast <to = 16> (x)
+                w = Cast <to = 1> (n)
+                a = Exp (w)
+                y = Mul (a, w)
+            }"""),
+    )
+    assert rewriting.operators(result).count("Cast") == 3
 
 
 def test_one_reader_needs_no_copy(rewriting, declines):

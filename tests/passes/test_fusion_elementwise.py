@@ -3,6 +3,7 @@ from lepton_compile.passes.elementwise_fusion import ElementWiseFusion
 from lepton_compile.passes.silu import SiLU
 
 from lepton_compile.rewriting.elementwise import MAXIMUM_NODES
+from lepton_compile.rewriting.quantization import BFLOAT16
 
 
 def model(rewriting, body, outputs="float[3,4] y"):
@@ -86,3 +87,13 @@ def test_inside_branches(rewriting):
     )
     result = rewriting.rewritten(ElementWiseFusion(), graph, tolerance=0)
     assert rewriting.operators(result) == ["ElementWise_0", "If", "ElementWise_1", "Sin"]
+
+
+def test_what_lies_between_two_regions_is_bfloat16(rewriting):
+    """A region ends where it rounds, and begins where it widens."""
+    graph = model(rewriting, "a = Exp (x)  b = Cast <to = 16> (a)  c = Cast <to = 1> (b)  y = Neg (c)")
+    result = rewriting.rewritten(ElementWiseFusion(), graph, tolerance=0)
+    assert rewriting.operators(result) == ["ElementWise_0", "ElementWise_1"]
+    first, second = result.gs.nodes
+    assert first.outputs[0] is second.inputs[0]
+    assert first.outputs[0].dtype == BFLOAT16

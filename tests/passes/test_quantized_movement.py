@@ -86,3 +86,35 @@ def test_a_chain_is_moved_at_once(rewriting, declines):
     moving = " ".join(f"m{i} = Transpose <perm = [0, 1, 3, 2]> ({'d' if i == 0 else f'm{i - 1}'})" for i in range(50))
     graph = rewriting.graph(text(moving + " m = Flatten (m49)"), WEIGHTS)
     declines(QuantizedMovement(), rewriting.rewritten(QuantizedMovement(), graph))
+
+
+@pytest.mark.parametrize("moving", ["transpose", "concat", "flatten", "gather"])
+def test_bfloat16_is_moved_and_not_rounded_again(rewriting, moving):
+    graph = rewriting.graph(
+        f"""
+        main (float[1,4,4,4] x, int64[2] places) => (y) {{
+            q = Cast <to = 16> (x)
+            d = Cast <to = 1> (q)
+            {MOVING[moving]}
+            n = Cast <to = 16> (m)
+            y = Cast <to = 1> (n)
+        }}""",
+        {"places": WEIGHTS["places"]},
+    )
+    result = rewriting.rewritten(QuantizedMovement(), graph)
+    (operator,) = set(rewriting.operators(result)) - {"Cast"}
+    assert rewriting.operators(result) == ["Cast", operator, "Cast", "Cast", "Cast"]
+    cancelled = rewriting.rewritten(CancellingQuantizations(), result)
+    assert rewriting.operators(cancelled) == ["Cast", operator, "Cast"]
+
+
+@pytest.mark.parametrize("moving", ["pool", "resize"])
+def test_what_onnxruntime_has_no_bfloat16_for_stays_in_float32(rewriting, declines, moving):
+    text = f"""
+    main (float[1,4,4,4] x, float[4] factors) => (y) {{
+        q = Cast <to = 16> (x)
+        d = Cast <to = 1> (q)
+        {MOVING[moving].replace("'", '"')}
+        y = Relu (m)
+    }}"""
+    declines(QuantizedMovement(), rewriting.graph(text, {"factors": WEIGHTS["factors"]}))

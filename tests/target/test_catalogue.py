@@ -61,6 +61,13 @@ def test_kernels_learn_what_they_are_made_of(name):
     )
 
 
+def test_products_of_short_numbers_are_an_extension():
+    target = resolve_target("x86-64-v4-vnni")
+    assert (target.has_dot_products, target.has_bfloat16_dot_products) == (True, False)
+    both = resolve_target({"extends": "x86-64-v4-vnni", "cpu": {"features": ["+avx512bf16"]}})
+    assert (both.has_dot_products, both.has_bfloat16_dot_products) == (True, True)
+
+
 def test_a_board_is_what_its_vendor_says():
     board = resolve_target("raspberry-pi-4")
     resources = board.resources

@@ -16,6 +16,7 @@ from lepton_compile.kernels import dot_convolution as kernel
 from lepton_compile.kernels.convolution import convolution_of
 from lepton_compile.kernels.dot_product import PAIRS
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.lowering.anchors.channel_order import FEW_CHANNELS
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.nodes import Array
@@ -23,18 +24,15 @@ from lepton_compile.lowering.operators import OPERATORS, Operation
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Anchor, Scope
 
-# Convolutions of fewer channels read a plain input, of which neighbouring channels are no words.
-_FEW_CHANNELS = 8
-
 
 @anchor("Cast")
 def widening(scope: Scope, operation: Operation, x: te.Tensor) -> Lowered:
     """A Cast from bfloat16 to float32."""
+    if str(x.dtype) != "bfloat16":
+        return None
     made = OPERATORS["Cast"](operation, x)
     assert isinstance(made, te.Tensor)
-    if str(x.dtype) == "bfloat16" and str(made.dtype) == "float32":
-        return scope.widen(made, x)
-    return made
+    return scope.widen(made, x) if str(made.dtype) == "float32" else made
 
 
 def bits_of(values: Array) -> npt.NDArray[np.uint16] | None:
@@ -82,8 +80,9 @@ def bfloat16_convolution(scope: Scope, operation: Operation, x: te.Tensor, w: te
     groups = channels // per_group
     if groups > 1 and (per_group % machine.lanes or (outputs // groups) % machine.lanes):
         return None
-    # The lane behind an odd channel may hold infinity, which times zero is no number.
-    if channels < _FEW_CHANNELS or per_group % PAIRS.count:
+    # Neighbouring channels of a plain input are no words; and the lane behind an odd channel may hold infinity, which
+    # times zero is no number.
+    if channels < FEW_CHANNELS or per_group % PAIRS.count:
         return None
     windows = convolution_windows(operation, spatial, taps)
     shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)

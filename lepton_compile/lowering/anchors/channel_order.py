@@ -14,6 +14,9 @@ from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Scope
 
+FEW_CHANNELS = 8
+"""Inputs of fewer channels than this are read as they come: a block would be mostly padding."""
+
 
 @dataclass(frozen=True)
 class Channels:

@@ -14,7 +14,7 @@ from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.bfloat16 import bfloat16_convolution
-from lepton_compile.lowering.anchors.channel_order import channels_of
+from lepton_compile.lowering.anchors.channel_order import FEW_CHANNELS, channels_of
 from lepton_compile.lowering.anchors.quantized_convolution import quantized_convolution
 from lepton_compile.lowering.anchors.quantized_weights import small_weights
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
@@ -25,9 +25,6 @@ from lepton_compile.lowering.operators import Operation, operator
 from lepton_compile.lowering.operators.pointwise import convert, dtype_of, load, widen
 from lepton_compile.lowering.program import Buffer
 from lepton_compile.lowering.region import Anchor, Scope
-
-# Inputs of fewer channels than this are read as they come: a block would be mostly padding.
-FEW_CHANNELS = 8
 
 
 def with_bias(scope: Scope, value: te.Tensor, bias: te.Tensor | None) -> te.Tensor:
