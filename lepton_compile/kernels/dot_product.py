@@ -1,7 +1,7 @@
 """Sums of products of bytes: a step of the reduction multiplies four neighbouring unsigned bytes by four signed ones.
 
-That is an instruction on processors with VNNI (x86-64: vpdpbusd, "Intel 64 and IA-32 Architectures Software Developer's
-Manual" 2C). Weights of a step are stored as [block][output lane * 4 + byte].
+The instructions are those of `lepton_compile.kernels.byte_products`. Weights of a step are stored as
+[block][output lane * 4 + byte].
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ from collections.abc import Callable, Sequence
 
 from tvm import tirx
 
+from lepton_compile.kernels.byte_products import BYTES, add_products, counted
 from lepton_compile.kernels.kernel import Machine
 from lepton_compile.kernels.loops import load, sequence, store
 from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 
-BYTES = 4
-"""Bytes of a step."""
-
-SIGN = 128
-"""What a signed byte counts for more than it is."""
-
 LARGEST_SUM = 2**31 // (255 * 128)
 """Products of bytes that can be added in 32 bits."""
-
-_INSTRUCTIONS = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 
 
 class DotProductTile(RegisterTile):
@@ -32,6 +25,7 @@ class DotProductTile(RegisterTile):
 
     def __init__(self, shape: TileShape, machine: Machine) -> None:
         super().__init__(shape, machine, "int32")
+        self._instruction = machine.dot_products
 
     def add(
         self,
@@ -52,9 +46,9 @@ class DotProductTile(RegisterTile):
     def _add(self, accumulator: tirx.Buffer, word: tirx.Expr, weight: Callable[[tirx.Expr], tirx.Expr]) -> tirx.Stmt:
         lanes = self._lanes
         vector = tirx.Ramp(0, 1, lanes)
-        total = tirx.call_llvm_pure_intrin(
-            f"int32x{lanes}",
-            _INSTRUCTIONS[lanes],
+        total = add_products(
+            self._instruction,
+            lanes,
             load(accumulator, [vector]),
             tirx.reinterpret(f"uint8x{lanes * BYTES}", tirx.Broadcast(word, lanes)),
             weight(tirx.Ramp(0, 1, lanes * BYTES)),
@@ -62,10 +56,11 @@ class DotProductTile(RegisterTile):
         return store(accumulator, [vector], total)
 
 
-def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int = BYTES) -> tirx.Expr:
-    """Four bytes from a place on, as an int32; to signed ones `SIGN` is added, which makes them unsigned.
+def word(machine: Machine, buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int = BYTES) -> tirx.Expr:
+    """Four bytes from a place on, as an int32, as the machine's instruction counts them.
 
     Args:
+        machine: The instruction set.
         buffer: The bytes.
         indices: The place of the first.
         count: How many of them may be read; for the others, whatever stands there, the weights are zero.
@@ -79,4 +74,4 @@ def word(buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int = BYTES) 
             tirx.bitwise_or,
             (tirx.shift_left(value, tirx.const(8 * byte, "int32")) for byte, value in enumerate(single)),
         )
-    return four if str(buffer.dtype) == "uint8" else tirx.bitwise_xor(four, tirx.const(-0x7F7F7F80, "int32"))
+    return counted(machine.dot_products, four, str(buffer.dtype))

@@ -1,9 +1,10 @@
 """Direct convolution of bytes: the loops of the one over float32, around sums of products of bytes.
 
-The input is blocked by the machine's lanes, in unsigned bytes, or in signed ones, which count as 128 more than they
-are. Weights are signed bytes, packed as [set][tile of blocks][input block][kernel...][four inputs][block in tile]
-[output lane and byte]. The sums are those of the products of the numbers as stored, over the taps inside the input;
-what zero points take off is the epilogue's.
+The input is blocked by the machine's lanes, in bytes as the instruction counts them
+(`lepton_compile.kernels.byte_products`).
+Weights are signed bytes, packed as [set][tile of blocks][input block][kernel...][four inputs][block in tile][output
+lane and byte]. The sums are those of the products of the numbers as counted, over the taps inside the input; what zero
+points take off is the epilogue's.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from tvm import tirx
 
 from lepton_compile.kernels import convolution
+from lepton_compile.kernels.byte_products import BYTES
 from lepton_compile.kernels.convolution import Convolution, Place
-from lepton_compile.kernels.dot_product import BYTES, DotProductTile, word
+from lepton_compile.kernels.dot_product import DotProductTile, word
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source, physical
 from lepton_compile.kernels.loops import load, rolled
 from lepton_compile.kernels.register_tile import RegisterTile, TileShape
@@ -89,7 +91,7 @@ class _Emitter(convolution.Emitter):
                 pixel = self.seen(place, begin + t, taps)
                 channel = group * shapes.inputs + ib * lanes
                 *outer, first = physical(self.source.layout, [place.image, channel, *pixel], self.analyzer)
-                return word(image, [*outer, first + quad * BYTES])
+                return word(self.machine, image, [*outer, first + quad * BYTES])
 
             return registers.add(
                 columns,

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tvm import tirx
 
 from lepton_compile.kernels import matmul
-from lepton_compile.kernels.dot_product import BYTES, DotProductTile, word
+from lepton_compile.kernels.byte_products import BYTES
+from lepton_compile.kernels.dot_product import DotProductTile, word
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.loops import load, rolled, sequence
 from lepton_compile.kernels.matmul import MatrixProduct, Place
@@ -66,7 +67,7 @@ class _Emitter(matmul.Emitter):
         def step(quad: tirx.Expr, count: int = BYTES) -> tirx.Stmt:
             return registers.add(
                 range(width),
-                lambda t: word(left, [*self.row(begin + t), quad * BYTES], count),
+                lambda t: word(self.machine, left, [*self.row(begin + t), quad * BYTES], count),
                 lambda b, at: load(self.packed, [place.tile, quad, b, at]),
             )
 

@@ -104,7 +104,7 @@ def machine_of(target: Target) -> Machine:
         l2_bytes=resources.l2_bytes,
         threads=resources.threads,
         fused_multiply_add=target.has_fma,
-        dot_products=target.has_dot_products,
+        dot_products=target.dot_products,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton_compile.kernels.dot_product import SIGN
+from lepton_compile.kernels.byte_products import offset
+from lepton_compile.kernels.kernel import Machine
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.region import Quantized, Scope
 
@@ -30,9 +31,9 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
     return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
 
 
-def unsigned_zero(x: Quantized) -> int:
-    """The zero point of an operand of one, in the unsigned bytes that kernels make of it."""
-    return int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
+def counted_zero(x: Quantized, machine: Machine) -> int:
+    """The zero point of an operand of one, as the machine's instruction counts it."""
+    return int(x.zero.item()) + offset(machine.dot_products, x.dtype)
 
 
 def largest_sums(weights: Array, axis: int) -> Array:
