@@ -12,11 +12,13 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import integer_convolution as kernel
+from lepton_compile.kernels.byte_products import BYTES
 from lepton_compile.kernels.convolution import convolution_of
 from lepton_compile.kernels.dot_product import LARGEST_SUM
 from lepton_compile.kernels.integer_depthwise import integer_depthwise
 from lepton_compile.kernels.integer_depthwise import pack_weights as pack_depthwise
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.window import Window
 from lepton_compile.lowering.anchors.quantized_weights import (
     counted_zero,
@@ -60,7 +62,9 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
     shape = output_shape(operation, batch, outputs, windows)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
-        source = scope.in_layout(x.values, builder.blocked)
+        # Few channels are one word a pixel.
+        few = channels <= BYTES and not depthwise
+        source = scope.in_layout(x.values, Layout(BYTES) if few else builder.blocked)
         if depthwise:
             packed = builder.weight(pack_depthwise(weights, machine.lanes))
             definition = integer_depthwise(windows, Source(x.values, source.layout), epilogue, machine)
