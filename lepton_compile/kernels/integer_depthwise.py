@@ -108,15 +108,28 @@ class _Emitter(Emitter):
         def pixels(at: tirx.Expr | int, count: int) -> tirx.Expr:
             return load(image, [place.image, place.block, *outer, at, tirx.Ramp(0, 1, count * lanes)])
 
-        turned = [tap * lanes + lane for lane in range(lanes) for tap in range(BYTES)]
         if all(inside):
             vectors = [pixels(first, BYTES)]
         else:
             nothing = tirx.Broadcast(tirx.const(-offset(instruction, dtype) & 255, "uint8"), lanes)
             outside = nothing if dtype == "uint8" else tirx.reinterpret(f"int8x{lanes}", nothing)
             vectors = [pixels(first + tap, 1) if seen else outside for tap, seen in enumerate(inside)]
-        shuffled = tirx.reinterpret(f"uint8x{lanes * BYTES}", tirx.Shuffle(vectors, turned))
+        shuffled = tirx.reinterpret(f"uint8x{lanes * BYTES}", _turned(vectors, lanes))
         vector = tirx.Ramp(0, 1, lanes)
         weights = load(self.weights, [place.block, *taps, tirx.Ramp(0, 1, lanes * BYTES)])
         left = counted(instruction, shuffled, dtype)
         return store(total, [vector], add_products(instruction, lanes, load(total, [vector]), left, weights))
+
+
+def _turned(vectors: Sequence[tirx.Expr], lanes: int) -> tirx.Expr:
+    """Vectors that are [pixel][channel] together, as [channel][pixel].
+
+    In two steps: words of four channels first, then bytes within 16, which x86-64 has an instruction for each of. LLVM
+    makes one of them where the processor has it, and more than two of the whole where it has not.
+    """
+    total = lanes * BYTES
+    words = [tap * (lanes // BYTES) + word for word in range(lanes // BYTES) for tap in range(BYTES)]
+    joined = vectors[0] if len(vectors) == 1 else tirx.Shuffle(list(vectors), list(range(total)))
+    grouped = tirx.Shuffle([tirx.reinterpret(f"int32x{lanes}", joined)], words)
+    within = [start + tap * BYTES + lane for start in range(0, total, 16) for lane in range(BYTES) for tap in range(4)]
+    return tirx.Shuffle([tirx.reinterpret(f"int8x{total}", grouped)], within)
