@@ -42,13 +42,15 @@ class EarlyQuantization(Pass):
         return Proposal(self, f"{len(found)} come before elements are moved: {summary(found)}")
 
     def run(self, graph: Graph, context: Context) -> Graph:
-        """Put them in front, the last of a chain first."""
+        """Put them in front, as far as it goes."""
         uses = Uses(graph)
         for scope in scopes(graph):
-            for node in reversed(list(scope.nodes)):
+            waiting = list(scope.nodes)
+            while waiting:
+                node = waiting.pop()
                 mover = _moved(node, uses)
                 if mover is not None:
-                    _put_in_front(node, mover, uses)
+                    waiting += _put_in_front(node, mover, uses)
         return graph
 
 
@@ -65,16 +67,18 @@ def _moved(node: gs.Node, uses: Uses) -> gs.Node | None:
     return None if uses.other_use(node.inputs[0], node) or uses.scope(mover) is not uses.scope(node) else mover
 
 
-def _put_in_front(node: gs.Node, mover: gs.Node, uses: Uses) -> None:
+def _put_in_front(node: gs.Node, mover: gs.Node, uses: Uses) -> list[gs.Node]:
+    """Quantize what is moved instead of what was; the new nodes."""
     parameters = node.inputs[1:]
     result = node.outputs[0]
-    quantized: dict[int, gs.Variable] = {}
+    quantized: dict[int, gs.Node] = {}
     for place, tensor in enumerate(moved_by(mover)):
         if id(tensor) not in quantized:
             made = gs.Variable(uses.fresh_name(f"{tensor.name}_quantized"), result.dtype, tensor.shape)
             name = uses.fresh_name(f"{node.name}_early")
-            uses.insert_before(mover, gs.Node(node.op, name, dict(node.attrs), [tensor, *parameters], [made]))
-            quantized[id(tensor)] = made
-        mover.inputs[place] = quantized[id(tensor)]
+            quantized[id(tensor)] = gs.Node(node.op, name, dict(node.attrs), [tensor, *parameters], [made])
+            uses.insert_before(mover, quantized[id(tensor)])
+        mover.inputs[place] = quantized[id(tensor)].outputs[0]
     uses.remove([node])
     mover.outputs[0] = result
+    return list(quantized.values())

@@ -363,17 +363,20 @@ class Emitter:
         window = self.shapes.windows[-1]
         everywhere = range(tiles.width)
         if not tiles.border:
-            return serial(
+            # Where a tap is one step of the reduction, this loop is the innermost one.
+            loop = rolled if self.input_steps == 1 else serial
+            return loop(
                 window.kernel, lambda tap: self.lanes(place, begin, everywhere, registers, ib, [*taps, tap]), "tap"
             )
         # At a border the columns that see an input differ from tap to tap.
         assert isinstance(begin, int)
         columns = [[t for t in everywhere if window.inside(begin + t, tap)] for tap in range(window.kernel)]
-        return sequence(
-            self.lanes(place, begin, seeing, registers, ib, [*taps, tap])
-            for tap, seeing in enumerate(columns)
-            if seeing
-        )
+        seen = [(tap, seeing) for tap, seeing in enumerate(columns) if seeing]
+        steps = [self.lanes(place, begin, seeing, registers, ib, [*taps, tap]) for tap, seeing in seen]
+        if self.input_steps == 1:  # LLVM must not mix the steps of several taps
+            once = tirx.const(1, "int32")
+            steps = [rolled(once, lambda _, step=step: step, "once") for step in steps]  # type: ignore[misc]
+        return sequence(steps)
 
     def lanes(
         self,

@@ -91,7 +91,7 @@ class _Emitter(convolution.Emitter):
                 pixel = self.seen(place, begin + t, taps)
                 channel = group * shapes.inputs + ib * lanes
                 *outer, first = physical(self.source.layout, [place.image, channel, *pixel], self.analyzer)
-                return word(self.words, image, [*outer, first + at * count], count)
+                return word(self.words, self.machine, image, [*outer, first + at * count], count)
 
             return registers.add(
                 columns,

@@ -130,7 +130,7 @@ class _Emitter(matmul.Emitter):
         """Elements of the left operand from `k` on."""
 
         def loaded(tensor: te.Tensor, at: list[tirx.Expr]) -> tirx.Expr:
-            return word(self.words, self.inputs.buffer(tensor), at, numbers)
+            return word(self.words, self.machine, self.inputs.buffer(tensor), at, numbers)
 
         at = self.left_at(place, row, k)
         return evaluate(self.left, at, loaded, lambda each: each.op != self.source.op and is_inlined(each))

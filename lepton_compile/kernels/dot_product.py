@@ -1,9 +1,9 @@
 """Sums of products of short numbers: a step of the reduction multiplies all that a word of 32 bits holds, and adds.
 
-Four unsigned bytes by four signed ones is an instruction on processors with VNNI (x86-64: vpdpbusd), two bfloat16
-numbers by two on those with AVX512_BF16 (vdpbf16ps); "Intel 64 and IA-32 Architectures Software Developer's Manual" 2C.
-Sums of bytes are exact. Products of bfloat16 numbers are exact too, and their sums, in float32, are rounded to nearest
-with ties to even; denormal numbers count as zero, and so do denormal sums.
+Four bytes by four signed ones is an instruction of several processors (`lepton_compile.kernels.byte_products`), two
+bfloat16 numbers by two on x86-64 with AVX512_BF16 (vdpbf16ps; "Intel 64 and IA-32 Architectures Software Developer's
+Manual" 2C). Sums of bytes are exact. Products of bfloat16 numbers are exact too, and their sums, in float32, are
+rounded to nearest with ties to even; denormal numbers count as zero, and so do denormal sums.
 
 Weights of a step are stored as [block][output lane], a word for each lane.
 """
@@ -19,17 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
+from lepton_compile.kernels.byte_products import add_products, counted
 from lepton_compile.kernels.kernel import Machine
 from lepton_compile.kernels.loops import load, sequence, store
 from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 
-SIGN = 128
-"""What a signed byte counts for more than it is."""
-
 LARGEST_SUM = 2**31 // (255 * 128)
 """Products of bytes that can be added in 32 bits."""
 
-_BYTES_INSTRUCTION = {16: "llvm.x86.avx512.vpdpbusd.512", 8: "llvm.x86.avx512.vpdpbusd.256"}
 _PAIRS_INSTRUCTION = {16: "llvm.x86.avx512bf16.dpbf16ps.512", 8: "llvm.x86.avx512bf16.dpbf16ps.256"}
 _PAIRS_FUNCTION = "lepton_add_products_of_pairs"
 # TVM has no vectors of bfloat16; LLVM's instruction takes no others.
@@ -69,14 +66,15 @@ class Words:
             lanes=lanes, halves=2 * lanes, instruction=_PAIRS_INSTRUCTION[lanes], function=_PAIRS_FUNCTION
         )
 
-    def add(self, sums: tirx.Expr, word: tirx.Expr, weights: tirx.Expr, lanes: int) -> tirx.Expr:
+    def add(self, machine: Machine, sums: tirx.Expr, word: tirx.Expr, weights: tirx.Expr) -> tirx.Expr:
         """Sums with the products of a word and the weights of each lane added."""
+        lanes = machine.lanes
         spread = tirx.Broadcast(word, lanes)
         if self is not BYTES:
             return tirx.call_pure_extern(f"{self.sums}x{lanes}", _PAIRS_FUNCTION, sums, spread, weights)
         unsigned, signed = (f"{sign}int8x{lanes * self.count}" for sign in ("u", ""))
         left, right = tirx.reinterpret(unsigned, spread), tirx.reinterpret(signed, weights)
-        return tirx.call_llvm_pure_intrin(f"{self.sums}x{lanes}", _BYTES_INSTRUCTION[lanes], sums, left, right)
+        return add_products(machine.dot_products, lanes, sums, left, right)
 
     def pack(self, weights: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         """Weights of shape (..., inputs, blocks, lanes) as words, (..., steps, blocks, lanes); zeros past the last.
@@ -91,7 +89,7 @@ class Words:
 
 
 BYTES = Words("integer", 4, "int32")
-"""Bytes: unsigned ones, or signed ones that count as 128 more, times signed ones."""
+"""Bytes, as the machine's instruction counts them, times signed ones."""
 
 PAIRS = Words("bfloat16", 2, "float32")
 """Pairs of bfloat16 numbers."""
@@ -102,7 +100,7 @@ class DotProductTile(RegisterTile):
 
     def __init__(self, words: Words, shape: TileShape, machine: Machine) -> None:
         super().__init__(shape, machine, words.sums)
-        self._words = words
+        self._words, self._machine = words, machine
 
     def add(
         self,
@@ -121,17 +119,18 @@ class DotProductTile(RegisterTile):
 
         def cell(b: int, t: int) -> tirx.Stmt:
             sums = self._accumulators[b][t]
-            total = self._words.add(load(sums, [lanes]), value(t), weight(b, lanes), self._lanes)
+            total = self._words.add(self._machine, load(sums, [lanes]), value(t), weight(b, lanes))
             return store(sums, [lanes], total)
 
         return sequence(cell(b, t) for t in columns for b in range(self.shape.blocks))
 
 
-def word(words: Words, buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int) -> tirx.Expr:
-    """What stands from a place on, as an int32; to signed bytes `SIGN` is added, which makes them unsigned.
+def word(words: Words, machine: Machine, buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count: int) -> tirx.Expr:
+    """What stands from a place on, as an int32; bytes as the machine's instruction counts them.
 
     Args:
         words: What the word holds.
+        machine: The instruction set.
         buffer: The numbers.
         indices: The place of the first.
         count: How many of them may be read; for the others, whatever stands there, the weights are zero.
@@ -149,4 +148,4 @@ def word(words: Words, buffer: tirx.Buffer, indices: Sequence[tirx.Expr], count:
             tirx.bitwise_or,
             (tirx.shift_left(value, tirx.const(bits * place, "int32")) for place, value in enumerate(single)),
         )
-    return tirx.bitwise_xor(whole, tirx.const(-0x7F7F7F80, "int32")) if str(buffer.dtype) == "int8" else whole
+    return counted(machine.dot_products, whole, str(buffer.dtype)) if words is BYTES else whole

@@ -27,7 +27,8 @@ class Machine:
         l2_bytes: Size of the level-2 cache of a core.
         threads: Threads that share a kernel's work.
         fused_multiply_add: Whether there is an instruction that multiplies and adds with one rounding.
-        dot_products: Whether an instruction adds products of four unsigned and four signed bytes to each int32 lane.
+        dot_products: Name of the instruction that adds products of four bytes to each int32 lane; see
+            `lepton_compile.kernels.byte_products`. Empty if there is none.
         bfloat16_dot_products: Whether an instruction adds products of two pairs of bfloat16 to each float32 lane.
     """
 
@@ -37,7 +38,7 @@ class Machine:
     l2_bytes: int = 512 * 1024
     threads: int = 1
     fused_multiply_add: bool = False
-    dot_products: bool = False
+    dot_products: str = ""
     bfloat16_dot_products: bool = False
 
 

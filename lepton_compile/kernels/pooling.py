@@ -97,13 +97,16 @@ def sliding_window(
         A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
         sources, and the output.
     """
-    return _Emitter(
+    return Emitter(
         sliding, tuple(windows), image, source, epilogue, machine, counts_padding, weights_dtype
     ).definition()
 
 
-class _Emitter:
+class Emitter:
     """The loops of one sliding window, from a tap to the outermost block."""
+
+    accumulates = ""
+    """Type of what a window gives; empty for that of the input."""
 
     def __init__(
         self,
@@ -114,24 +117,36 @@ class _Emitter:
         epilogue: Epilogue,
         machine: Machine,
         counts_padding: Sequence[int] | None,
-        weights_dtype: str,
+        weights_dtype: str = "float32",
     ) -> None:
+        self.weights_dtype = weights_dtype
         self.sliding, self.windows, self.epilogue, self.counts_padding = sliding, windows, epilogue, counts_padding
-        self.lanes = machine.lanes
+        self.machine, self.lanes = machine, machine.lanes
         self.image, self.source = image, source.tensor
         self.shape = shape_of(image)
         self.channel_blocks = -(-self.shape[1] // self.lanes)
-        self.dtype = str(image.dtype)
+        self.dtype = self.accumulates or str(image.dtype)
         self.analyzer = sym.Analyzer()
-        taps = tuple(window.kernel for window in windows)
-        weights = te.placeholder((self.channel_blocks, *taps, self.lanes), weights_dtype, name="weights")
-        sources = [source, Source(weights, PLAIN)] if sliding is DEPTHWISE else [source]
+        weights = self.packed()
+        sources = [source] if weights is None else [source, Source(weights, PLAIN)]
         self.inputs = Operands(sources, self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(sources))
-        self.weights = self.inputs.buffer(weights) if sliding is DEPTHWISE else None
+        self.weights = None if weights is None else self.inputs.buffer(weights)
         stored = shape_of(epilogue.result)
         self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
+
+    @property
+    def family(self) -> str:
+        """Name of the kernel family."""
+        return self.sliding.family
+
+    def packed(self) -> te.Tensor | None:
+        """The packed weights, if there are any."""
+        if self.sliding is not DEPTHWISE:
+            return None
+        taps = (window.kernel for window in self.windows)
+        return te.placeholder((self.channel_blocks, *taps, self.lanes), self.weights_dtype, name="weights")
 
     def identity(self) -> tirx.Expr:
         """The value of an empty window; of integers, the least there is for minus infinity."""
@@ -147,7 +162,7 @@ class _Emitter:
 
         def block(index: tirx.Expr) -> tirx.Stmt:
             n, channel_block, *outer = split_index(index, extents)
-            return self.row(_Place(n, channel_block, tuple(outer)))
+            return self.row(Place(n, channel_block, tuple(outer)))
 
         each = 2 * math.prod(window.kernel for window in self.windows) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
@@ -155,18 +170,21 @@ class _Emitter:
             function=function([*parameters, self.result], parallel(blocks, block)),
             inputs=len(parameters),
             blocks=blocks,
-            family=self.sliding.family,
+            family=self.family,
             operations=batch * channels * math.prod(window.positions for window in self.windows) * each,
         )
 
-    def row(self, place: _Place) -> tirx.Stmt:
+    def row(self, place: Place) -> tirx.Stmt:
         """A row of windows, a few together."""
-        last = self.windows[-1]
         # A costly epilogue is code for every column of a tile: keep the tile narrow then.
         width = COLUMNS if self.cost <= UNROLLED_EPILOGUE else COLUMNS // 4
-        return over_row(last, min(width, last.positions), functools.partial(self.tile, place))
+        return self.tiles(min(width, self.windows[-1].positions), functools.partial(self.tile, place))
 
-    def tile(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
+    def tiles(self, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
+        """The statements of a row, from the function that gives those of a tile."""
+        return over_row(self.windows[-1], width, tile)
+
+    def tile(self, place: Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
         """Neighbouring windows, the first at `begin` on the innermost axis."""
         totals = [register(f"total{t}", self.lanes, self.dtype) for t in range(tiles.width)]
         return allocate(
@@ -185,7 +203,7 @@ class _Emitter:
 
     def outer_taps(
         self,
-        place: _Place,
+        place: Place,
         begin: tirx.Expr | int,
         tiles: Tiles,
         totals: Sequence[tirx.Buffer],
@@ -196,6 +214,17 @@ class _Emitter:
         if axis < len(place.outer):
             first, count = self.windows[axis].taps(place.outer[axis])
             return serial(count, lambda tap: self.outer_taps(place, begin, tiles, totals, [*taps, first + tap]), "tap")
+        return self.row_of_taps(place, begin, tiles, totals, taps)
+
+    def row_of_taps(
+        self,
+        place: Place,
+        begin: tirx.Expr | int,
+        tiles: Tiles,
+        totals: Sequence[tirx.Buffer],
+        taps: list[tirx.Expr | int],
+    ) -> tirx.Stmt:
+        """All taps along the last axis, at one place on the others."""
         last = self.windows[-1]
         if not tiles.border:
             return serial(
@@ -212,7 +241,7 @@ class _Emitter:
         )
 
     def add(
-        self, place: _Place, position: tirx.Expr | int, total: tirx.Buffer, taps: Sequence[tirx.Expr | int]
+        self, place: Place, position: tirx.Expr | int, total: tirx.Buffer, taps: Sequence[tirx.Expr | int]
     ) -> tirx.Stmt:
         """Add the input that one tap of a window sees."""
         at = [
@@ -228,13 +257,13 @@ class _Emitter:
 
         return vector_store(self.lanes, value, lambda lane, v: store(total, [lane], v))
 
-    def seen(self, place: _Place, at: Sequence[tirx.Expr | int], lane: tirx.Expr) -> tirx.Expr:
+    def seen(self, place: Place, at: Sequence[tirx.Expr | int], lane: tirx.Expr) -> tirx.Expr:
         """An input, from the element of the source at the same place."""
         stored = load(self.inputs.buffer(self.source), [place.image, place.block, *at, lane])
         where = [place.image, place.block * self.lanes + lane, *at]
         return evaluate(self.image, where, lambda *_: stored, lambda t: t.op != self.source.op and is_inlined(t))
 
-    def finish(self, place: _Place, begin: tirx.Expr | int, tiles: Tiles, t: int, total: tirx.Buffer) -> tirx.Stmt:
+    def finish(self, place: Place, begin: tirx.Expr | int, tiles: Tiles, t: int, total: tirx.Buffer) -> tirx.Stmt:
         """Store a window's result through the epilogue."""
         count = self.count(place, begin + t, tiles)
         at = [w.stored_at(p) for w, p in zip(self.windows, [*place.outer, begin + t], strict=True)]
@@ -249,7 +278,7 @@ class _Emitter:
             self.lanes, value, lambda lane, v: store(self.result, [place.image, place.block, *at, lane], v)
         )
 
-    def count(self, place: _Place, position: tirx.Expr | int, tiles: Tiles) -> tirx.Expr:
+    def count(self, place: Place, position: tirx.Expr | int, tiles: Tiles) -> tirx.Expr:
         """How many inputs an average divides by."""
         last = self.windows[-1]
         seen: tirx.Expr | int = last.kernel
@@ -266,7 +295,7 @@ class _Emitter:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What the outer loops have settled: image, block of channels, and all but the innermost position."""
 
     image: tirx.Expr

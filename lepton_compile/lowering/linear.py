@@ -69,12 +69,12 @@ class Linear:
         """Whether there are limits."""
         return self.low > -math.inf or self.high < math.inf
 
-    def scaled(self, factor: Numbers) -> Linear:
+    def scaled(self, factor: Numbers | float) -> Linear:
         """The same times known numbers, if there are no limits."""
         terms = tuple(replace(term, factor=term.factor * factor) for term in self.terms)
         return replace(self, terms=terms, offset=self.offset * factor)
 
-    def shifted(self, offset: Numbers) -> Linear:
+    def shifted(self, offset: Numbers | float) -> Linear:
         """The same plus known numbers, if there are no limits."""
         return replace(self, offset=self.offset + offset)
 
@@ -161,12 +161,12 @@ def _added(scope: Scope, operation: Operation, inputs: Sequence[te.Tensor | None
         return None
     first, second = forms
     if first is not None and second is not None:
-        other = second.scaled(np.array(sign, np.float64))
+        other = second.scaled(sign)
         return replace(first.shifted(other.offset), terms=(*first.terms, *other.terms))
     if first is not None and numbers[1] is not None:
         return first.shifted(sign * numbers[1])
     if second is not None and numbers[0] is not None:
-        return second.scaled(np.array(sign, np.float64)).shifted(numbers[0])
+        return second.scaled(sign).shifted(numbers[0])
     return None
 
 

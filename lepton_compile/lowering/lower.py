@@ -111,7 +111,7 @@ def machine_of(target: Target) -> Machine:
         l2_bytes=resources.l2_bytes,
         threads=resources.threads,
         fused_multiply_add=target.has_fma,
-        dot_products=target.has_dot_products,
+        dot_products=target.dot_products,
         bfloat16_dot_products=target.has_bfloat16_dot_products,
     )
 

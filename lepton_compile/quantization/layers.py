@@ -32,7 +32,7 @@ class Layer:
         channel_axis: The axis of the input that the products are summed over.
         weights_axis: The axis of the weights that goes with it.
         output_axis: The axis of the weights that its outputs lie along.
-        depthwise: Whether each output is of one channel: its kernel reads bytes, and multiplies floats.
+        depthwise: Whether each output is of one channel.
     """
 
     node: str

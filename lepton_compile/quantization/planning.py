@@ -45,7 +45,7 @@ class Planned:
 def predicted_gain(graph: Graph, layers: Sequence[Layer]) -> str:
     """What could be gained with a contract, in one line."""
     work = {node.name: _multiplications(node) for node in graph.gs.nodes if len(node.inputs) > 1}
-    total = sum(work[layer.node] for layer in layers if not layer.depthwise)
+    total = sum(work[layer.node] for layer in layers)
     return (
         f"{len(layers)} layers of {total / 1e6:.4g} million multiplications could compute in integers, four at a time "
         "and from weights of a quarter of the size"

@@ -74,8 +74,7 @@ def _follow_layer(recipe: Recipe, layer: Layer, insertion: Insertion) -> None:
         insertion.scale_weights(layer, factors)
     if (correction := _floats(recipe.corrections.get(layer.node))) is not None:
         insertion.add_to_outputs(layer, correction)
-    if not layer.depthwise:
-        insertion.quantize_weights(layer)
+    insertion.quantize_weights(layer)
 
 
 def _floats(values: tuple[float, ...] | None) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:

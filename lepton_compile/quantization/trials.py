@@ -116,10 +116,9 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
     zero = _constant(f"{prefix}_zero", np.array(trial.zero, np.uint8))
     integers = _node(graph, "QuantizeLinear", f"{prefix}_quantize", [x, scale, zero], dtype=np.uint8)
     x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", [integers, scale, zero])
-    if not layer.depthwise:
-        steps = weight_scales(weights, layer.output_axis)
-        integers_of_weights = rounded(weights, steps, layer.output_axis)
-        weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
+    steps = weight_scales(weights, layer.output_axis)
+    integers_of_weights = rounded(weights, steps, layer.output_axis)
+    weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
     inputs = [x, _constant(f"{prefix}_weights", weights), *node.inputs[2:]]
     made = _node(graph, node.op, f"{prefix}_layer", inputs, attrs=dict(node.attrs))
     result = node.outputs[0]

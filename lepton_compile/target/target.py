@@ -139,9 +139,18 @@ class Target:
 
     @property
     def has_dot_products(self) -> bool:
-        """Whether an instruction adds products of unsigned and signed bytes, four at a time, to a vector of int32."""
+        """Whether an instruction adds products of bytes, four at a time, to a vector of int32."""
+        return bool(self.dot_products)
+
+    @property
+    def dot_products(self) -> str:
+        """Name of that instruction, as `lepton_compile.kernels.byte_products` has it; empty if there is none."""
         features = self.enabled_features()
-        return "avx512vnni" in features or ("avxvnni" in features and self.vector_bytes == 32)
+        if self.architecture == "aarch64":
+            return "usdot" if "i8mm" in features else "sdot" if "dotprod" in features else ""
+        # With AVX512-VNNI alone the instruction of 256 bits belongs to AVX512-VL.
+        vnni = "avx512vnni" in features and (self.vector_bytes == 64 or "avx512vl" in features)
+        return "vpdpbusd" if vnni or ("avxvnni" in features and self.vector_bytes == 32) else ""
 
     @property
     def has_bfloat16_dot_products(self) -> bool:

@@ -8,29 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import capstone
+import numpy as np
 import pytest
 from elftools.elf.elffile import ELFFile
 from tvm import te
 
 from lepton_compile.codegen.kernels import build_object
 from lepton_compile.kernels import winograd
+from lepton_compile.kernels.byte_products import offset
 from lepton_compile.kernels.convolution import convolution, convolution_of
 from lepton_compile.kernels.dequantizing_matmul import Packing, dequantizing_matmul
 from lepton_compile.kernels.dot_convolution import dot_convolution
 from lepton_compile.kernels.dot_matmul import dot_matmul
 from lepton_compile.kernels.dot_product import BYTES, PAIRS, Words
+from lepton_compile.kernels.expressions import leaves
+from lepton_compile.kernels.integer_depthwise import integer_depthwise
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.matmul import matmul, matrix_product_of
 from lepton_compile.kernels.window import Window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans
+from lepton_compile.lowering.builder import Builder
+from lepton_compile.lowering.linear import linear_in, quantized
 from lepton_compile.lowering.lower import machine_of
+from lepton_compile.lowering.region import Scope
 from lepton_compile.target import Target, resolve_target
 
 TARGETS = ("x86-64-v3", "x86-64-v4", "cortex-a72")
+BYTE_TARGETS = ("x86-64-v4-vnni", "cortex-a76")
 WITH_DOT_PRODUCTS = {"extends": "x86-64-v4-vnni", "cpu": {"features": ["+avx512bf16"]}}
-MULTIPLY_ADDS = ("vfmadd", "fmla", "vpdpbusd")
+MULTIPLY_ADDS = ("vfmadd", "fmla", "vpdpbusd", "sdot")
 STORED = {BYTES: "uint8", PAIRS: "bfloat16"}
+SHUFFLES = ("vperm", "vpshuf", "vpunpck", "tbl", "zip", "uzp", "trn")
 BRANCHES = ("j", "b.", "cbz", "cbnz", "tbz", "tbnz")
 
 
@@ -43,6 +52,10 @@ class Loop:
     def multiply_adds(self) -> int:
         return sum(each.mnemonic.startswith(MULTIPLY_ADDS) for each in self.instructions)
 
+    def vector_stores(self) -> list[str]:
+        """Without those of addresses, for which Arm's broadcasting load takes a register each."""
+        return [store for store in self.stores() if not store.split()[1].startswith(("w", "x"))]
+
     def stores(self) -> list[str]:
         return [f"{each.mnemonic} {each.op_str}" for each in self.instructions if _stores(each)]
 
@@ -54,8 +67,8 @@ def _stores(instruction: capstone.CsInsn) -> bool:
     return "ptr" in instruction.op_str.partition(",")[0] and instruction.mnemonic.startswith(("mov", "vmov"))
 
 
-def innermost_loops(path: Path) -> Iterator[Loop]:
-    """The innermost loops of an object's code."""
+def instructions(path: Path) -> list[capstone.CsInsn]:
+    """The instructions of an object's code."""
     with path.open("rb") as stream:
         elf = ELFFile(stream)
         code = elf.get_section_by_name(".text").data()
@@ -66,7 +79,12 @@ def innermost_loops(path: Path) -> Iterator[Loop]:
         else capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     )
     disassembler.skipdata = True
-    decoded = list(disassembler.disasm(_VDPBF16PS.sub(_as_vpdpbusd, code), 0))
+    return list(disassembler.disasm(_VDPBF16PS.sub(_as_vpdpbusd, code), 0))
+
+
+def innermost_loops(path: Path) -> Iterator[Loop]:
+    """The innermost loops of an object's code."""
+    decoded = instructions(path)
     places = {instruction.address: index for index, instruction in enumerate(decoded)}
     last_branch = -1
     for index, instruction in enumerate(decoded):
@@ -192,6 +210,78 @@ def test_reductions_of_words_store_nothing(words: Words, family, tmp_path: Path)
     mnemonics = {each.mnemonic for loop in reductions for each in loop.instructions}
     assert "vpdpbusd" in mnemonics
     assert not any(mnemonic.startswith(("call", "vfmadd")) for mnemonic in mnemonics)
+
+
+def bytes_direct(machine: Machine) -> Definition:
+    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    image, sums = _bytes_and_sums((1, 64, 28, 28), (1, 64, 28, 28), machine)
+    blocked = Layout(machine.lanes)
+    return dot_convolution(BYTES, shapes, Source(image, blocked), Epilogue(sums, sums, (), blocked), machine)
+
+
+def bytes_product(machine: Machine) -> Definition:
+    shapes = matrix_product_of([], [128], 384, 384, machine)
+    left, sums = _bytes_and_sums((128, 384), (128, 384), machine)
+    return dot_matmul(BYTES, shapes, left, Source(left, PLAIN), [], Epilogue(sums, sums, (), PLAIN), machine)
+
+
+def _bytes_and_sums(image: tuple[int, ...], sums: tuple[int, ...], machine: Machine) -> tuple[te.Tensor, te.Tensor]:
+    """Bytes that the instruction counts as they are, and sums."""
+    dtype = "int8" if offset(machine.dot_products, "uint8") else "uint8"
+    return te.placeholder(image, dtype, name="image"), te.placeholder(sums, "int32", name="sums")
+
+
+@pytest.mark.parametrize("family", [bytes_direct, bytes_product])
+@pytest.mark.parametrize("name", BYTE_TARGETS)
+def test_reductions_of_bytes_store_nothing(name: str, family, tmp_path: Path) -> None:
+    target = resolve_target(name)
+    machine = machine_of(target)
+    build_object(family(machine).function, "kernel", target.tvm(), tmp_path / "kernel.o")
+    reductions = [loop for loop in innermost_loops(tmp_path / "kernel.o") if loop.multiply_adds() >= 4]
+    assert max(loop.multiply_adds() for loop in reductions) >= machine.registers // 2
+    for loop in reductions:
+        assert not loop.vector_stores()
+
+
+@pytest.mark.parametrize("name", BYTE_TARGETS)
+def test_four_taps_are_a_shuffle_and_a_product(name: str, tmp_path: Path) -> None:
+    """Depthwise convolutions of bytes: no byte is moved on its own, and no sum goes to memory between the taps."""
+    target = resolve_target(name)
+    machine = machine_of(target)
+    image, sums = _bytes_and_sums((1, 64, 30, 30), (1, 64, 28, 28), machine)
+    blocked = Layout(machine.lanes)
+    epilogue = Epilogue(sums, sums, (), blocked)
+    kernel = integer_depthwise([Window(30, 28, 3)] * 2, Source(image, blocked), epilogue, machine)
+    build_object(kernel.function, "kernel", target.tvm(), tmp_path / "kernel.o")
+    loop = max(innermost_loops(tmp_path / "kernel.o"), key=Loop.multiply_adds)
+    shuffles = [each for each in loop.instructions if each.mnemonic.startswith(SHUFFLES)]
+    assert loop.multiply_adds() >= 8
+    assert len(shuffles) <= 2 * loop.multiply_adds()
+    assert len(loop.vector_stores()) <= 8, "more than the results is stored"
+
+
+def test_quantizing_sums_again_is_short(tmp_path: Path) -> None:
+    """A multiply-add, a rounding, the lower limit, and a store that saturates, for each vector of sums."""
+    target = resolve_target("x86-64-v4-vnni")
+    machine = machine_of(target)
+    scope = Scope(Builder("model", machine), ["node"])
+    shape = (1, 64, 28, 28)
+    image, sums = _bytes_and_sums(shape, shape, machine)
+    form = linear_in(sums, np.linspace(1e-4, 1e-3, 64).reshape(1, -1, 1, 1), 1e6).shifted(np.float64(0.1))
+    result = quantized(scope, form, 0.05, 4, "uint8")
+    assert result is not None
+    (factors,) = (leaf for leaf in leaves(result) if leaf.op != sums.op)
+    blocked = Layout(machine.lanes)
+    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 1)] * 2, machine)
+    epilogue = Epilogue(result, sums, (Source(factors, blocked),), blocked)
+    kernel = dot_convolution(BYTES, shapes, Source(image, blocked), epilogue, machine)
+    build_object(kernel.function, "kernel", target.tvm(), tmp_path / "kernel.o")
+    names = [each.mnemonic for each in instructions(tmp_path / "kernel.o")]
+    tile = names.count("vcvtps2dq")
+    assert tile >= machine.registers // 2
+    assert names.count("vcvtdq2ps") == names.count("vpmovusdb") == tile
+    assert sum(name.startswith("vfmadd") for name in names) == tile
+    assert not {"vrndscaleps", "vcvttps2dq", "vpmovdb", "vmaxps", "vminps", "vdivps"} & set(names)
 
 
 def test_a_store_is_seen() -> None:

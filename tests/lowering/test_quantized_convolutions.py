@@ -21,10 +21,29 @@ CONVOLUTIONS = {
     "symmetric": ((1, 24, 7, 7), (40, 24, 1, 1), ("int8", 0), {}),
     "all_border": ((1, 8, 3, 2), (18, 8, 5, 5), ("uint8", 128), {"pads": [2, 2, 2, 2]}),
     "few": ((1, 3, 30, 31), (16, 3, 7, 7), ("uint8", 114), {"pads": [3, 3, 3, 3], "strides": [2, 2]}),
+    "gray": ((2, 1, 12, 13), (20, 1, 5, 3), ("int8", 4), {"pads": [2, 1, 2, 1]}),
+    "four": ((1, 4, 9, 17), (9, 4, 1, 1), ("uint8", 30), {}),
+    "depthwise_few": ((1, 3, 9, 8), (3, 1, 3, 3), ("uint8", 30), {"group": 3}),
     "dilated": ((1, 20, 14, 14), (16, 20, 3, 3), ("uint8", 3), {"pads": [2, 2, 2, 2], "dilations": [2, 2]}),
     "groups": ((1, 64, 6, 7), (32, 32, 3, 3), ("uint8", 5), {"group": 2, "pads": [1, 1, 1, 1]}),
     "odd_groups": ((1, 12, 6, 7), (36, 4, 3, 3), ("uint8", 5), {"group": 3, "pads": [1, 1, 1, 1]}),
     "depthwise": ((1, 24, 8, 7), (24, 1, 3, 3), ("uint8", 2), {"group": 24, "pads": [1, 1, 1, 1]}),
+    "depthwise_signed": ((2, 35, 11, 9), (35, 1, 5, 5), ("int8", -2), {"group": 35, "pads": [2, 2, 2, 2]}),
+    "depthwise_strided": (
+        (1, 48, 30, 31),
+        (48, 1, 3, 3),
+        ("uint8", 9),
+        {"group": 48, "pads": [0, 1, 1, 1], "strides": [2, 2]},
+    ),
+    "depthwise_narrow": ((1, 16, 9, 3), (16, 1, 3, 3), ("uint8", 0), {"group": 16, "pads": [1, 1, 1, 1]}),
+    "depthwise_wide": (
+        (1, 20, 6, 40),
+        (20, 1, 1, 7),
+        ("uint8", 77),
+        {"group": 20, "pads": [0, 3, 0, 3], "dilations": [2, 1]},
+    ),
+    "depthwise_dilated": ((1, 16, 12, 12), (16, 1, 3, 3), ("uint8", 5), {"group": 16, "dilations": [2, 2]}),
+    "depthwise_line": ((1, 24, 50), (24, 1, 5), ("int8", 9), {"group": 24, "pads": [4, 0]}),
     "line": ((1, 10, 50), (12, 10, 5), ("int8", 9), {"pads": [4, 0]}),
     "volume": ((1, 6, 4, 5, 6), (9, 6, 2, 3, 3), ("uint8", 200), {"pads": [0, 1, 1, 1, 1, 1]}),
 }
@@ -98,13 +117,15 @@ def test_processors_without_the_instruction_compute_in_float32(name: str, model,
 
 
 def test_which_convolutions_are_sums_of_bytes(model) -> None:
-    """All but depthwise ones, which read bytes, and those of groups that are no whole vectors; each is one kernel."""
+    """All but dilated depthwise ones, which read bytes, and groups that are no whole vectors; each is one kernel."""
     for name in CONVOLUTIONS:
         quantized(model, convolved(model, name), name)
     target = resolve_target("x86-64-v4-vnni")
     graph, _ = adapt(import_model(model.proto()), target)
     program = lower(graph, target, "model")
-    assert families(program).count("integer convolution") == len(CONVOLUTIONS) - 2
+    slid = sum(name.startswith("depthwise") for name in CONVOLUTIONS)
+    assert families(program).count("integer convolution") == len(CONVOLUTIONS) - 1 - slid
+    assert families(program).count("integer depthwise") == slid - 1
     (depthwise,) = [call for call in program.calls() if program.kernels[call.kernel].family == "depthwise"]
     assert program.buffers[depthwise.arguments[0]].dtype == "uint8"
 

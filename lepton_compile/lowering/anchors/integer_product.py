@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
-from lepton_compile.kernels.dot_product import LARGEST_SUM, SIGN
+from lepton_compile.kernels.byte_products import SIGN, offset
+from lepton_compile.kernels.dot_product import LARGEST_SUM
 from lepton_compile.kernels.kernel import shape_of
 from lepton_compile.lowering.anchors.quantized_product import sums_of_products
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
@@ -46,11 +47,11 @@ def integer_product(
     *rows, _ = shape_of(a)
     column_sums = scope.constant(weights.sum(axis=0, dtype=np.int32).reshape(1, -1))
     offsets = scope.constant(np.broadcast_to(left_over, (columns,)).astype(np.int32).reshape(1, -1))
-    row_sums = _row_sums(a) if left_over.any() else None
+    row_sums = _row_sums(scope, a) if left_over.any() else None
 
     def element(*at: tirx.Expr) -> tirx.Expr:
         *row, column = at
-        z = _zero_at(a, a_zero, row)
+        z = _zero_at(scope, a, a_zero, row)
         value = sums(*at) - z * column_sums(0, column)
         if row_sums is None:
             return value
@@ -68,21 +69,21 @@ def _signed(weights: Array, zero: Array) -> tuple[Array, Array]:
     return (weights.astype(np.int32) - shift).astype(np.int8), zero.astype(np.int32) - shift
 
 
-def _row_sums(a: te.Tensor) -> te.Tensor:
-    """The sum of each row's bytes, as the kernels make them unsigned."""
+def _row_sums(scope: Scope, a: te.Tensor) -> te.Tensor:
+    """The sum of each row's bytes, as the kernels count them."""
     *rows, inner = shape_of(a)
     k = te.reduce_axis((0, inner), name="k")
-    return te.compute(rows, lambda *row: te.sum(_unsigned(a, a(*row, k.var)), axis=k), name="row_sums")
+    return te.compute(rows, lambda *row: te.sum(_counted(scope, a, a(*row, k.var)), axis=k), name="row_sums")
 
 
-def _zero_at(a: te.Tensor, zero: te.Tensor | None, row: list[tirx.Expr]) -> tirx.Expr:
-    """The zero point of a row, of the bytes as the kernels make them unsigned."""
+def _zero_at(scope: Scope, a: te.Tensor, zero: te.Tensor | None, row: list[tirx.Expr]) -> tirx.Expr:
+    """The zero point of a row, as the kernels count it."""
     if zero is None:
-        return tirx.const(SIGN if str(a.dtype) == "int8" else 0, "int32")
+        return tirx.const(offset(scope.builder.machine.dot_products, str(a.dtype)), "int32")
     axes = shape_of(zero)
-    return _unsigned(a, zero(*([] if not axes else [row[-1] if axes[0] > 1 else 0])))
+    return _counted(scope, a, zero(*([] if not axes else [row[-1] if axes[0] > 1 else 0])))
 
 
-def _unsigned(a: te.Tensor, value: tirx.Expr) -> tirx.Expr:
-    wide = value.astype("int32")
-    return wide + SIGN if str(a.dtype) == "int8" else wide
+def _counted(scope: Scope, a: te.Tensor, value: tirx.Expr) -> tirx.Expr:
+    more = offset(scope.builder.machine.dot_products, str(a.dtype))
+    return value.astype("int32") + more if more else value.astype("int32")

@@ -75,7 +75,7 @@ def general_product(
     made = te.compute(scaled.shape, lambda *i: scaled(*i) + addend(*i), name="gemm")
     form, known_c = linear_of(scope, multiplied), scope.literal_or_known(added)
     if form is not None and known_c is not None:
-        scope.note(made, form.scaled(np.array(alpha, np.float64)).shifted(beta * known_c.astype(np.float64)))
+        scope.note(made, form.scaled(alpha).shifted(beta * known_c.astype(np.float64)))
     return made
 
 

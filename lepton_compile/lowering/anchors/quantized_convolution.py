@@ -14,13 +14,16 @@ from tvm import te, tirx
 from lepton_compile.kernels import dot_convolution as kernel
 from lepton_compile.kernels.convolution import convolution_of
 from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
+from lepton_compile.kernels.integer_depthwise import integer_depthwise
+from lepton_compile.kernels.integer_depthwise import pack_weights as pack_depthwise
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.layout import Layout
 from lepton_compile.kernels.window import Window
 from lepton_compile.lowering.anchors.quantized_weights import (
+    counted_zero,
     largest_sums,
     scales_of_sums,
     signed_weights,
-    unsigned_zero,
 )
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
 from lepton_compile.lowering.linear import linear_in
@@ -46,22 +49,32 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
     batch, channels, *spatial = shape_of(x.values)
     outputs, per_group, *taps = weights.shape
     groups = channels // per_group
-    if groups > 1 and (per_group % machine.lanes or (outputs // groups) % machine.lanes):
+    depthwise = groups == channels == outputs and groups > 1
+    windows = convolution_windows(operation, spatial, taps)
+    if depthwise and (windows[-1].dilation > 1 or windows[-1].kernel == 1):
+        return None
+    if not depthwise and groups > 1 and (per_group % machine.lanes or (outputs // groups) % machine.lanes):
         return None
     if per_group * int(np.prod(taps)) > LARGEST_SUM:
         return None
-    windows = convolution_windows(operation, spatial, taps)
     shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
     shape = output_shape(operation, batch, outputs, windows)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
-        source = scope.in_layout(x.values, builder.blocked)
+        # Few channels are one word a pixel.
+        few = channels <= BYTES.count and not depthwise
+        source = scope.in_layout(x.values, Layout(BYTES.count) if few else builder.blocked)
+        if depthwise:
+            packed = builder.weight(pack_depthwise(weights, machine.lanes))
+            definition = integer_depthwise(windows, Source(x.values, source.layout), epilogue, machine)
+            builder.call(definition, [source, packed, *sources], [result], scope.nodes)
+            return
         packed = builder.weight(kernel.pack_weights(BYTES, weights, shapes, machine))
         definition = kernel.dot_convolution(BYTES, shapes, Source(x.values, source.layout), epilogue, machine)
         builder.call(definition, [source, packed, *sources], [result], scope.nodes)
 
     sums = scope.open(shape, "int32", Anchor(builder.blocked, emit))
-    zero = unsigned_zero(x)
+    zero = counted_zero(x, machine)
     if zero:
         sums = _without_zero_point(scope, sums, zero * weights.astype(np.int64).sum(axis=1), windows)
     scales = scales_of_sums(x, w, outputs).reshape(1, -1, *(1 for _ in spatial))

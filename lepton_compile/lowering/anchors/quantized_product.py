@@ -17,10 +17,10 @@ from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.matmul import matrix_product_of
 from lepton_compile.lowering.anchors.quantized_weights import (
+    counted_zero,
     largest_sums,
     scales_of_sums,
     signed_weights,
-    unsigned_zero,
 )
 from lepton_compile.lowering.linear import linear_in
 from lepton_compile.lowering.nodes import Array
@@ -53,7 +53,7 @@ def quantized_product(scope: Scope, left: te.Tensor, right: te.Tensor, *, transp
     if inner > LARGEST_SUM:
         return None
     sums = sums_of_products(scope, a.values, weights)
-    zero = unsigned_zero(a)
+    zero = counted_zero(a, scope.builder.machine)
     offsets = scope.constant((zero * weights.astype(np.int64).sum(axis=0)).astype(np.int32).reshape(1, -1))
     scales = scales_of_sums(a, b, columns).reshape(1, -1)
     factors = scope.constant(scales)

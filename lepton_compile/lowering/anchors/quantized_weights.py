@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te
 
-from lepton_compile.kernels.dot_product import SIGN
+from lepton_compile.kernels.byte_products import offset
+from lepton_compile.kernels.kernel import Machine
 from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.region import Quantized, Scope
 
@@ -84,9 +85,9 @@ def part_of(scope: Scope, stored: Quantized, place: int) -> te.Tensor:
     return scope.dequantize(computed, Quantized(scope.constant(values), scale, zero, axis, block, computed))
 
 
-def unsigned_zero(x: Quantized) -> int:
-    """The zero point of an operand of one, in the unsigned bytes that kernels make of it."""
-    return int(x.zero.item()) + (SIGN if x.dtype == "int8" else 0)
+def counted_zero(x: Quantized, machine: Machine) -> int:
+    """The zero point of an operand of one, as the machine's instruction counts it."""
+    return int(x.zero.item()) + offset(machine.dot_products, x.dtype)
 
 
 def largest_sums(weights: Array, axis: int) -> Array:
