@@ -30,8 +30,8 @@ _MULTIPLIERS = 2
 _BYTES_A_CYCLE = 16
 # Where the target does not say.
 _FREQUENCY = 2e9
-# Products of bytes that one instruction adds where another adds one of floats.
-_BYTES = 4
+# Products that one instruction adds where another adds one of floats, by what families of kernels are called.
+_PRODUCTS = {"integer": 4, "bfloat16": 2}
 
 
 class Stopwatch:
@@ -93,10 +93,9 @@ class Stopwatch:
         frequency = self._target.resources.frequency_hz or _FREQUENCY
         peak = 2 * _MULTIPLIERS * self._target.vector_bytes // 4 * frequency
         bandwidths = {0: _BYTES_A_CYCLE * frequency}
-        floats, integers = Roofline(peak, bandwidths), Roofline(_BYTES * peak, bandwidths)
         seconds: dict[str, float] = {}
         for step in describe_steps(program):
-            roofline = integers if step["family"].startswith("integer") else floats
+            roofline = Roofline(_PRODUCTS.get(step["family"].partition(" ")[0], 1) * peak, bandwidths)
             label = "\n".join(step["nodes"])
             seconds[label] = seconds.get(label, 0.0) + max(roofline.bound(step, 0), 1e-9)
         return seconds
