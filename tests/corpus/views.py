@@ -17,6 +17,7 @@ _FOLDERS = {
     "foolbox": ("foolbox==3.3.4", "foolbox/data"),
     "skimage": ("scikit-image==0.25.2", "skimage/data"),
     "sklearn": ("scikit-learn==1.9.1", "sklearn/datasets/images"),
+    "ultralytics": ("ultralytics==8.3.0", "ultralytics/assets"),
 }
 
 # Every second photograph of ImageNet's, in the order of their names, is kept for judging; of the others, so are those

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
-
 import corpus
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from corpus import meaning, media, wheel_files
+from corpus import agreement, meaning, media, wheel_files
 from corpus.digits import digits
 from corpus.english import sentences
 from corpus.feeds import LINES, file_tokens
@@ -30,6 +28,8 @@ pytestmark = [
 ]
 
 MAX_DROP = 0.005
+PAGES = 0.3
+"""Of the deviation from the original that `corpus.agreement` allows, for text that is the same."""
 NETS = ("lenet", "resnet", "mobilenet", "densenet")
 """Plain, residual, depthwise, concatenating."""
 
@@ -113,7 +113,7 @@ def test_a_channel_of_outliers_in_a_trained_net_is_found_named_and_treated(name,
     }
     if second.input[0] in smoothed:
         assert list(smoothed) == [second.input[0]] and int(np.argmax(smoothed[second.input[0]])) == 2
-        assert second.name in step["settings"]["layers"]
+        assert second.name in dict(step["settings"]["layers"])
     else:  # left in floating point, as what suffers most
         plan = lc.Plan.from_json((made.folder / "plan.json").read_text())
         (step,) = (each for each in plan.steps if each.name == "quantization")
@@ -151,8 +151,14 @@ def test_the_same_text_is_read_from_pages_when_all_three_models_are_quantized():
     original = {name: session_of(name) for name in ("ppocr-det", "ppocr-cls", "ppocr-rec")}
     quantized = {}
     for name, count in zip(original, (24, 60, 60), strict=True):
-        data = calibration_feeds(name, count)
-        made = lc.compile(corpus.model_path(name), "host", shapes=corpus.shapes(name), calibration=data)
+        made = lc.compile(
+            corpus.model_path(name),
+            "host",
+            shapes=corpus.shapes(name),
+            calibration=calibration_feeds(name, count),
+            metric=agreement.metric(name),
+            budget=lc.Budget(max_drop=PAGES),
+        )
         assert any(step["pass"] == "quantization" for step in made.manifest["passes"]), name
         quantized[name] = made.run
     random = np.random.default_rng(3)
@@ -161,8 +167,4 @@ def test_the_same_text_is_read_from_pages_when_all_three_models_are_quantized():
     pages += [media.page(LINES), pages[0].transpose(Image.Transpose.ROTATE_180)]
     expected = [read_page(page, original) for page in pages]
     assert sum(map(len, expected)) > 20 and expected[4] == list(LINES)
-    found = [read_page(page, quantized) for page in pages]
-    assert found[4] == expected[4]
-    theirs, ours = ("\n".join(line for page in read for line in page) for read in (expected, found))
-    same = sum(block.size for block in SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks())
-    assert same >= 0.99 * max(len(theirs), len(ours))
+    assert [read_page(page, quantized) for page in pages] == expected
