@@ -65,7 +65,7 @@ def compile(
             instances. What is decided under a contract is kept in the user's cache, as statistics alone, and compiling
             the same again takes it from there; without a fingerprint or a key it is decided each time.
         passes: The passes that may take part; None: all.
-        plan: Replay what an earlier compilation decided.
+        plan: Replay what an earlier compilation decided, for the same model; calibration data is not read then.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
             that buy speed with larger weights are left out where they would exceed it, and weights that the model has

@@ -22,7 +22,7 @@ from lepton_compile.quantization.narrowing import find_products
 from lepton_compile.quantization.planning import plan, predicted_gain
 from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
-from lepton_compile.rewriting.patterns import is_operator
+from lepton_compile.rewriting.quantization import is_narrowing, is_restoring
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
@@ -51,7 +51,7 @@ class Quantization(Pass):
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the layers that pay."""
-        if any(is_operator(node, "QuantizeLinear", "DequantizeLinear") for node in graph.nodes()):
+        if any(is_narrowing(node) or is_restoring(node) for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
         precisions, size = _useful(target), target.budget.size_bytes
         layers, refusals = find_layers(graph) if INT8 in precisions else ([], [])

@@ -1,7 +1,8 @@
 """The accuracy contract: samples, a metric, and how much of it a compiled model may lose.
 
-One sample in three is held out: it judges, and nothing is ever fitted to it. The others calibrate. All that leaves this
-module are statistics; samples are kept in memory alone, and only so many of them as `KEPT_BYTES` holds.
+One sample in three is held out: it judges, so which layers change is chosen by it, but no number is ever fitted to it.
+The others calibrate. All that leaves this module are statistics; samples are kept in memory alone, and only so many of
+them as `KEPT_BYTES` holds.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class Statistics:
         histogram: Counts of values.
         lowest: The smallest value at each index of the channel axis.
         highest: The largest value at each index of the channel axis.
+        values_of_a_channel: Of how many values these are.
     """
 
     histogram: Histogram
     lowest: Array
     highest: Array
+    values_of_a_channel: int = 0
 
     def add(self, value: Array, axis: int) -> None:
         """Count a tensor's values in one sample."""
@@ -52,6 +55,7 @@ class Statistics:
         # An odd stride meets every index of axes of even sizes.
         counted = flat[:: -(-flat.size // _COUNTED) | 1]
         self.histogram.add(np.append(counted, (flat.min(), flat.max())))
+        self.values_of_a_channel += value.size // value.shape[axis]
         others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
         self.lowest = np.minimum(self.lowest, value.min(axis=others))
         self.highest = np.maximum(self.highest, value.max(axis=others))
@@ -135,7 +139,7 @@ class Contract:
             tensor.name: tuple(tensor.shape) for tensor in graph.gs.tensors().values() if tensor.shape is not None
         }
         found = {
-            name: Statistics(Histogram(), *(np.full(shapes[name][axis], end, np.float32) for end in (np.inf, -np.inf)))
+            name: Statistics(Histogram(), _full(shapes[name][axis], np.inf), _full(shapes[name][axis], -np.inf))
             for name, axis in channel_axes.items()
         }
         outputs = [tensor.name for tensor in graph.gs.outputs]
@@ -228,6 +232,10 @@ class Contract:
         if self._data is not None:
             return read_samples(self._data, graph)
         return (each.sample for each in self._calibrating.samples)
+
+
+def _full(size: int, value: float) -> Array:
+    return np.full(size, value, np.float32)
 
 
 @dataclass

@@ -27,7 +27,10 @@ def fingerprint_of(data: Data) -> str | None:
     """
     digest = hashlib.sha256()
     try:
-        _add(digest, data)
+        if isinstance(data, str | os.PathLike):
+            _add_path(digest, Path(data))
+        else:
+            _add(digest, data)
     except (TypeError, OSError):
         return None
     return digest.hexdigest()
@@ -47,13 +50,13 @@ def add_array(digest: hashlib._Hash, array: Array) -> None:
 
 def _add(digest: hashlib._Hash, value: object) -> None:
     """Add a value; each says first what it is and how long, so that no two values read alike."""
-    if isinstance(value, str | os.PathLike):
-        _add_path(digest, Path(value))
+    if isinstance(value, str):
+        digest.update(f"text {len(value)} {value};".encode())
     elif isinstance(value, Mapping):
         digest.update(f"mapping {len(value)};".encode())
-        for name in sorted(map(str, value)):
-            digest.update(f"{len(name)} {name};".encode())
-            _add(digest, value[name])
+        for name, each in sorted(value.items(), key=lambda item: str(item[0])):
+            digest.update(f"{len(str(name))} {name};".encode())
+            _add(digest, each)
     elif isinstance(value, list | tuple):
         digest.update(f"{type(value).__name__} {len(value)};".encode())
         for each in value:

@@ -65,10 +65,10 @@ def cosine(answer: Array, expected: Any) -> float:
 
 
 def relative_error(answer: Array, expected: Any) -> float:
-    """1 less the relative error."""
+    """1 less the relative error; 0 where nothing is expected but zeros, and something else answered."""
     one, other = answer.astype(np.float64), np.asarray(expected, np.float64)
     difference, length = float(np.linalg.norm(one - other)), float(np.linalg.norm(other))
-    return 1.0 if difference == 0 else 1 - difference / length if length else -np.inf
+    return 1.0 if difference == 0 else 1 - difference / length if length else 0.0
 
 
 BUILT_IN: Mapping[str, OfOutput] = {"top1": top1, "cosine": cosine, "relative_error": relative_error}

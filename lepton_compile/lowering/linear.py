@@ -137,7 +137,7 @@ def _constant(scope: Scope, numbers: Numbers, rank: int) -> te.Tensor:
 
 
 def _dequantized(source: Quantized) -> Linear | None:
-    if source.dtype not in ("uint8", "int8"):
+    if source.dtype not in ("uint8", "int8") or source.block:
         return None
     along = [1] * len(source.values.shape)
     if source.scale.size > 1 or source.zero.size > 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
-from lepton_compile.planning.plan import Plan, structure_of
+from lepton_compile.planning.plan import Plan, structure_of, weights_of
 from lepton_compile.rewriting.manager import replay_steps, run_passes
 from lepton_compile.rewriting.passes import Context, Pass, Stage
 from lepton_compile.rewriting.registry import configure, create_pass, registered_passes
@@ -60,11 +60,14 @@ def adapt(
     if plan is not None:
         if plan.structure and plan.structure != structure:
             raise LeptonError("the plan was made for a model of other operators or shapes; compile without it")
+        if plan.weights and plan.weights != weights_of(graph):
+            raise LeptonError("the plan was made under an accuracy contract for other weights; compile without it")
         steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
         return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
     chosen = choose_passes(passes)
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
-    return adapted, Plan(taken, declined, structure)
+    weights = "" if all(step.exact for step in taken) else weights_of(graph)
+    return adapted, Plan(taken, declined, structure, weights)
 
 
 def finish(graph: Graph, target: Target, *, passes: Sequence[str | Pass] | None = None) -> Graph:

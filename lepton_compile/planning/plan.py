@@ -7,8 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
+from lepton_compile.model.to_onnx import constants
 from lepton_compile.rewriting import Declined, Stage, Step
 
 FORMAT = 1
@@ -23,6 +26,18 @@ def structure_of(graph: Graph) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def weights_of(graph: Graph) -> str:
+    """A hash of a graph's known tensors."""
+    digest = hashlib.sha256()
+    for constant in constants(graph.gs):
+        values = np.ascontiguousarray(constant.values)
+        digest.update(f"{values.dtype} {values.shape};".encode())
+        digest.update(
+            repr(values.tolist()).encode() if values.dtype.hasobject else values.reshape(-1).view(np.uint8).data
+        )
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Plan:
     """The record of how a graph was adapted.
@@ -31,11 +46,13 @@ class Plan:
         steps: The passes that changed the graph, in the order they ran.
         declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
         structure: `structure_of` the graph that it was made for.
+        weights: `weights_of` it, where a step is not exact: what was found out about one net does not hold of another.
     """
 
     steps: tuple[Step, ...] = ()
     declined: tuple[Declined, ...] = ()
     structure: str = ""
+    weights: str = ""
 
     def why_not(self, name: str) -> str:
         """What a pass that changed nothing, or nothing more, answered last; "" if it did not take part."""
@@ -46,6 +63,7 @@ class Plan:
         record = {
             "format": FORMAT,
             "structure": self.structure,
+            "weights": self.weights,
             "steps": [
                 {
                     "pass": step.name,
@@ -106,6 +124,7 @@ class Plan:
                     for answer in record["declined"]
                 ),
                 structure=str(record["structure"]),
+                weights=str(record.get("weights", "")),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise LeptonError(f"this is not a plan ({type(error).__name__}: {error})") from error

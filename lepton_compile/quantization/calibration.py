@@ -33,6 +33,8 @@ _SAMPLES = 8
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7
 _FRACTIONS = 1.0, 0.7
+# Of how many values the extremes of a channel have to be, for smoothing.
+_VALUES = 256
 # What a treatment has to leave of the loss to be worth its cost.
 _SMOOTHED = 0.7
 _CORRECTED = 0.95
@@ -145,9 +147,9 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     for source in group.sources:
         histogram.merge(statistics[source].histogram)
     ways = [_Way(each.observer, each.scale, each.zero) for each in candidate_ranges(histogram)]
-    if not _can_be_smoothed(group, weights):
-        return ways
     known = statistics[group.name]
+    if not _can_be_smoothed(group, weights, known):
+        return ways
     peaks = np.maximum(np.abs(known.lowest), np.abs(known.highest))
     of_weights = np.max([_peaks(weights[layer.node], layer) for layer in group.layers], axis=0)
     for exponent in _EXPONENTS:
@@ -160,12 +162,17 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     return ways
 
 
-def _can_be_smoothed(group: Group, weights: Mapping[str, Array | None]) -> bool:
-    """Whether all layers read one tensor as it is, and each of its channels has weights of its own."""
+def _can_be_smoothed(group: Group, weights: Mapping[str, Array | None], statistics: Statistics) -> bool:
+    """Whether all layers read one tensor as it is, along one axis, and each of its channels has weights of its own.
+
+    The largest values of channels end up in the plan. Of few values they would tell what a sample was.
+    """
     if len(group.sources) > 1 or any(layer.depthwise or layer.input != group.name for layer in group.layers):
         return False
-    shapes = [(known.shape[layer.weights_axis]) for layer in group.layers if (known := weights[layer.node]) is not None]
-    return len(set(shapes)) == 1
+    if len({layer.channel_axis for layer in group.layers}) > 1 or statistics.values_of_a_channel < _VALUES:
+        return False
+    shapes = [known.shape[layer.weights_axis] for layer in group.layers if (known := weights[layer.node]) is not None]
+    return set(shapes) == {len(statistics.lowest)}
 
 
 def _peaks(weights: Array | None, layer: Layer) -> Array:

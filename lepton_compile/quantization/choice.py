@@ -75,6 +75,9 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
     taken = _taken(chain[:fits])
     # The first of those left out is known to be too much.
     for step in sorted(chain[fits + 1 :], key=lambda each: (-each.value, each.layer))[:_REPAIRS]:
+        reached = taken.get(step.layer)
+        if reached is not None and values[step.layer][reached] >= values[step.layer][step.precision]:
+            continue
         tried = {**taken, step.layer: step.precision}
         over = excess(tried)
         if over <= 0:

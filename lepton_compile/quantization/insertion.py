@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS, Layer
-from lepton_compile.quantization.weights import rounded, rounded_bias, spread, weight_scales
+from lepton_compile.quantization.weights import LARGEST_BIAS, rounded, rounded_bias, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, producer
 
 Array = npt.NDArray[Any]
@@ -52,8 +52,8 @@ class Insertion:
     def add_to_outputs(self, layer: Layer, offsets: Array) -> None:
         """Add a number to each output of a layer."""
         node = self._nodes[layer.node]
-        if node.op in ("Conv", "Gemm"):
-            bias = operand(node, 2)
+        bias = operand(node, 2)
+        if node.op in ("Conv", "Gemm") and (bias is None or constant(bias) is not None):
             known = np.zeros_like(offsets) if bias is None else _known(bias) * float(node.attrs.get("beta", 1))
             node.attrs.pop("beta", None)
             made = self._constant(f"{node.name}_bias", known + offsets)
@@ -82,6 +82,8 @@ class Insertion:
         if bias is None or known is None or known.shape != steps.shape or float(node.attrs.get("beta", 1)) != 1:
             return
         sums = np.float32(self._scale_of(layer)) * steps
+        if np.abs(known / sums).max(initial=0) > LARGEST_BIAS:
+            return
         node.inputs[2] = self._dequantized(node, bias, rounded_bias(known, sums), sums, 0)
 
     def quantize_tensor(self, name: str, factors: Array | None, axis: int) -> None:

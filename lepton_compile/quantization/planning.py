@@ -15,7 +15,7 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import Calibrated, calibrate
 from lepton_compile.quantization.choice import Assignment, choose
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, INT4_WEIGHTS, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.rewriting.passes import Context
 
@@ -67,25 +67,25 @@ def plan(
     contract = context.contract
     assert contract is not None
     study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
-    small: Assignment = {}
     if size_budget is not None and context.size is not None:
         shrunk = shrink(graph, size_budget, study.size, study.excess, study.drop)
         if shrunk.assignment is None:
             return Planned(None, f"the library cannot take {size_budget} bytes: {shrunk.reason}", (), {})
-        small = shrunk.assignment
+        study.base = shrunk.assignment
     candidates = {
-        INT8: [layer.node for group in groups for layer in group.layers],
-        BFLOAT16: [name for name in halves if name not in small],
+        INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
+        BFLOAT16: [name for name in halves if name not in study.base],
     }
     uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
     gains = study.gains(uniform)
-
-    def completed(choice: Assignment) -> Assignment:
-        return {**small, **choice}
-
-    choice = choose(gains, lambda: study.alone(candidates), lambda each: study.excess(completed(each)))
-    held = [choice.taken, *(each for each in uniform if context.measure and study.excess(completed(each)) <= 0)]
-    taken = completed(min((each for each in held if each), key=study.seconds, default={}))
+    choice = choose(gains, lambda: study.alone(candidates), study.excess)
+    held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
+    fastest = min((each for each in held if each), key=study.seconds, default={})
+    unchanged, changed = study.seconds({}), study.seconds(fastest)
+    faster = bool(fastest) and (context.measure is None or changed < unchanged)
+    if faster and study.base and size_budget is not None:
+        faster = study.size(fastest) <= size_budget
+    taken = study.completed(fastest if faster else {})
     slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
@@ -93,27 +93,31 @@ def plan(
     }
     if not taken:
         reason = "no layer holds the contract" if damaging else "no layer is faster in another precision"
+        if fastest:
+            reason = f"the whole would not be faster: {changed * 1e3:.3f} ms instead of {unchanged * 1e3:.3f}"
         return Planned(None, reason, refusals, findings)
-    judgement = study.judge(taken)
+    judgement = study.judge(fastest if faster else {})
     findings["metric"] = _metric(contract, judgement)
     reason = f"{_counts(taken)}; {contract.metric_name} {judgement}"
-    if context.measure is not None:
-        exact, quantized = study.seconds({}), study.seconds(taken)
-        findings["seconds"] = {"float32": exact, "quantized": quantized}
-        if quantized >= exact and not small:
-            reason = f"the whole would not be faster: {quantized * 1e3:.3f} ms instead of {exact * 1e3:.3f}"
-            return Planned(None, reason, refusals, findings)
-        reason += f"; {exact * 1e3:.3f} ms become {quantized * 1e3:.3f}"
-    return Planned(study.recipe(taken), reason, refusals, findings)
+    if context.measure is not None and faster:
+        findings["seconds"] = {"before": unchanged, "after": changed}
+        reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
+    return Planned(study.recipe(fastest if faster else {}), reason, refusals, findings)
 
 
 class _Study:
-    """A graph with some of its layers in other precisions, judged and measured; nothing twice."""
+    """A graph with some of its layers in other precisions, judged and measured; nothing twice.
+
+    Attributes:
+        calibrated: How every layer could be quantized.
+        base: What is decided already; every assignment comes on top of it.
+    """
 
     def __init__(
         self, graph: Graph, groups: Sequence[Group], contract: Contract, calibrated: Calibrated, context: Context
     ) -> None:
         self.calibrated = calibrated
+        self.base: Assignment = {}
         self._graph = graph
         self._groups = groups
         self._contract = contract
@@ -122,9 +126,13 @@ class _Study:
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
 
+    def completed(self, assignment: Assignment) -> Assignment:
+        """An assignment on top of what is decided already."""
+        return {**self.base, **assignment}
+
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
-        return self.calibrated.restricted(assignment, self._groups)
+        return self.calibrated.restricted(self.completed(assignment), self._groups)
 
     def quantized(self, assignment: Assignment) -> Graph:
         """The graph, quantized so."""
@@ -134,7 +142,7 @@ class _Study:
 
     def judge(self, assignment: Assignment) -> Judgement:
         """What samples that are held out say of it."""
-        key = frozenset(assignment.items())
+        key = frozenset(self.completed(assignment).items())
         if key not in self._judged:
             self._judged[key] = self._contract.judge(self.quantized(assignment))
         return self._judged[key]
@@ -188,7 +196,7 @@ class _Study:
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
 
     def _steps(self, assignment: Assignment) -> Mapping[str, float]:
-        key = frozenset(assignment.items())
+        key = frozenset(self.completed(assignment).items())
         if self._measure is None:
             return {}
         if key not in self._measured:
@@ -266,4 +274,5 @@ def _multiplications(node: gs.Node) -> int:
     outputs, weights = node.outputs[0].shape, node.inputs[1].shape
     if outputs is None or weights is None:
         return 0
-    return int(np.prod(outputs)) * int(np.prod(weights[1:]))
+    channels = outputs[1] if node.op == "Conv" else outputs[-1]
+    return int(np.prod(outputs)) * int(np.prod(weights)) // int(channels)

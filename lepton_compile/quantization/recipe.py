@@ -18,7 +18,8 @@ from lepton_compile.quantization.weight_only import make_weight_only
 
 INT8, BFLOAT16 = "int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not."""
-WEIGHT_BITS: Mapping[str, int] = {"int8 weights": 8, "int4 weights": 4}
+INT8_WEIGHTS, INT4_WEIGHTS = "int8 weights", "int4 weights"
+WEIGHT_BITS: Mapping[str, int] = {INT8_WEIGHTS: 8, INT4_WEIGHTS: 4}
 """What a layer's weights are kept in while it computes in float32."""
 PRECISIONS = (INT8, BFLOAT16, *WEIGHT_BITS)
 

@@ -24,12 +24,10 @@ class Shrunk:
 
     Attributes:
         assignment: The layers whose weights take fewer bits, and in how many; None where no choice fits and holds.
-        size_bytes: What the library takes with them, or with the smallest choice there is.
         reason: Why there is none, in one line; "" where there is one.
     """
 
     assignment: Assignment | None
-    size_bytes: int
     reason: str = ""
 
 
@@ -58,23 +56,21 @@ def shrink(
         excess: By how much the metric drops more than the contract allows with it; at most 0 where it holds.
         cost: What a choice costs of the metric, on samples that do not judge.
     """
-    whole = size({})
-    if whole <= budget:
-        return Shrunk({}, whole)
+    if size({}) <= budget:
+        return Shrunk({})
     steps = _steps(graph)
-    every = _taken(steps)
-    least = size(every)
+    least = size(_taken(steps))
     if least > budget:
-        return Shrunk(None, least, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
+        return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
     order: Sequence[_Step] = steps
     for by_cost in (False, True):
         if by_cost:
             prices = {(step.layer, step.precision): max(cost({step.layer: step.precision}), 1e-12) for step in steps}
             order = _by_value(steps, prices)
-        fitting = _shortest(order, least, budget)
-        if excess(_taken(fitting)) <= 0:
-            return Shrunk(_taken(fitting), size(_taken(fitting)))
-    return Shrunk(None, least, "what makes it small enough costs too much of the metric")
+        fitting = _shortest(order, least, budget, size)
+        if excess(fitting) <= 0:
+            return Shrunk(fitting)
+    return Shrunk(None, "what makes it small enough costs too much of the metric")
 
 
 def _steps(graph: Graph) -> list[_Step]:
@@ -100,16 +96,16 @@ def _by_value(steps: Sequence[_Step], prices: Mapping[tuple[str, str], float]) -
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _shortest(steps: Sequence[_Step], least: int, budget: int) -> list[_Step]:
-    """As many steps as it takes to fit, from what all of them leave."""
+def _shortest(steps: Sequence[_Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:
+    """As many steps as it takes to fit: as should do, by what all of them leave, and more while they do not."""
     left = float(least) + sum(step.saved_bytes for step in steps)
-    taken: list[_Step] = []
-    for step in steps:
-        if left <= budget:
-            break
-        taken.append(step)
-        left -= step.saved_bytes
-    return taken
+    count = 0
+    while count < len(steps) and left > budget:
+        left -= steps[count].saved_bytes
+        count += 1
+    while count < len(steps) and size(_taken(steps[:count])) > budget:
+        count = min(len(steps), count + max(1, len(steps) // 16))
+    return _taken(steps[:count])
 
 
 def _taken(steps: Sequence[_Step]) -> dict[str, str]:

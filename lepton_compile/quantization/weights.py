@@ -13,6 +13,10 @@ LARGEST = 127
 """The largest integer; -128 is left out, so that negation is exact."""
 
 
+LARGEST_BIAS = 2**30
+"""The largest bias in the unit of the sums; where weights are tiny beside their bias, it stays a float."""
+
+
 def spread(values: Array, axis: int, rank: int) -> Array:
     """One number for each index of an axis, in a shape that broadcasts against tensors of this rank."""
     return values.reshape([-1 if place == axis else 1 for place in range(rank)])
@@ -37,6 +41,5 @@ def rounded(weights: Array, scales: Array, axis: int) -> npt.NDArray[np.int8]:
 
 
 def rounded_bias(bias: Array, scales: Array) -> npt.NDArray[np.int32]:
-    """A bias in the unit of the sums that it is added to, scales being those of the sums."""
-    limit = np.iinfo(np.int32).max
-    return np.clip(np.rint(bias.astype(np.float64) / scales), -limit, limit).astype(np.int32)
+    """A bias in the unit of the sums that it is added to, scales being those of the sums; at most `LARGEST_BIAS`."""
+    return np.rint(bias.astype(np.float64) / scales).astype(np.int32)

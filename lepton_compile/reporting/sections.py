@@ -68,10 +68,6 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
     return [section for section in found if section.rows or section.text]
 
 
-def _kind(step: Record) -> str:
-    return "exact" if step["exact"] else "approximate"
-
-
 def _target(manifest: Record) -> Section:
     target = manifest["target"]
     rows = [("name", target["name"]), ("description", target.get("description", "")), ("triple", manifest["triple"])]

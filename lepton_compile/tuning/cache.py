@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,18 @@ def write_whole(path: Path, text: str) -> None:
         Path(beside).replace(path)
     finally:
         Path(beside).unlink(missing_ok=True)
+
+
+@cache
+def sources() -> str:
+    """A hash of this package's code: its version does not change while it is worked on."""
+    import lepton_compile.passes
+
+    digest = hashlib.sha256()
+    for package in (lepton_compile, lepton_compile.passes):
+        for file in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def read_cache(path: Path) -> TuningTable:

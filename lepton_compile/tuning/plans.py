@@ -15,7 +15,6 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from lepton_compile.model import Graph
 from lepton_compile.planning.plan import Plan
 from lepton_compile.rewriting.passes import Pass
 from lepton_compile.rewriting.registry import list_passes
-from lepton_compile.tuning.cache import cache_folder, write_whole
+from lepton_compile.tuning.cache import cache_folder, sources, write_whole
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import MEASURE, MODEL
 
@@ -116,7 +115,7 @@ def plan_cache(
         "registered": [(each.name, each.distribution) for each in list_passes()],
         "tuning": tuning if tuning in (MEASURE, MODEL) else TuningTable.read(tuning).to_record(),
         "exact_order": exact_order,
-        "sources": _sources(),
+        "sources": sources(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -135,15 +134,3 @@ def _name(metric: str | Mapping[str, str] | Metric | None) -> object:
 
 def _checksum(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-@cache
-def _sources() -> str:
-    """A hash of this package's code: its version does not change while it is worked on."""
-    import lepton_compile.passes
-
-    digest = hashlib.sha256()
-    for package in (lepton_compile, lepton_compile.passes):
-        for file in sorted(Path(package.__path__[0]).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

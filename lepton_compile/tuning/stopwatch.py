@@ -18,7 +18,7 @@ from lepton_compile.lowering import Program
 from lepton_compile.measuring.roofline import Roofline
 from lepton_compile.model import Graph
 from lepton_compile.planning import structure_of
-from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache
+from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache, sources
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import MEASURE, MODEL, Lower, how_to_tune, tuned
 
@@ -54,15 +54,17 @@ class Stopwatch:
         self._tuning = tuning
         self._progress = progress
 
-    def seconds(self, graph: Graph, lower: Lower) -> Mapping[str, float]:
+    def seconds(self, graph: Graph, lower: Lower, settings: str = "") -> Mapping[str, float]:
         """Seconds of each step of a graph, by the names of its nodes, a line each.
 
         Args:
             graph: The graph, ready to be lowered.
             lower: From the algorithms to take to its program.
+            settings: What else decides how it is lowered.
         """
         names = "\n".join(node.name for node in graph.nodes())
-        key = f"steps of {hashlib.sha256(f'{structure_of(graph)} {names}'.encode()).hexdigest()[:32]}"
+        text = f"{structure_of(graph)} {names} {settings}"
+        key = f"steps of {hashlib.sha256(text.encode()).hexdigest()[:32]}"
         if key in self.table.measured:
             return self.table.measured[key]
         asked, path = how_to_tune(self._target, self._tuning), None
@@ -72,14 +74,16 @@ class Stopwatch:
             known = TuningTable() if path is None else read_cache(path)
         elif asked != MODEL:
             known = TuningTable.read(asked)
-        seconds = known.measured.get(key)
+        # What steps take depends on every line that makes kernels.
+        cached = f"{key} by {sources()}"
+        seconds = known.measured.get(cached if asked == MEASURE else key)
         if seconds is None:
             if asked not in (MEASURE, MODEL):
                 warnings.warn(f"the tuning file {asked} has no times of this graph; they are predicted", stacklevel=2)
             program, _ = tuned(lower, self._target, self._tuning, self._progress)
             seconds = self._measured(program) if asked == MEASURE else self._predicted(program)
             if path is not None:
-                add_to_cache(path, TuningTable({key: seconds}))
+                add_to_cache(path, TuningTable({cached: seconds}))
         self.table = self.table.merged(TuningTable({key: seconds}))
         return seconds
 

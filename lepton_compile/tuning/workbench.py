@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lepton_compile.codegen import generate
-from lepton_compile.lowering import lower
+from lepton_compile.lowering import Program, lower
 from lepton_compile.model import Graph
 from lepton_compile.planning import finish
 from lepton_compile.rewriting import Pass
@@ -29,8 +29,9 @@ class Workbench:
         exact_order: bool,
         progress: Callable[[str], None],
     ) -> None:
-        # What is tried may exceed the budget.
+        # What is tried may exceed the budget; one that asks for small weights gets them.
         self._target = replace(target, budget=Budget())
+        self._small = target.budget.size_bytes is not None
         self._name = name
         self._passes = passes
         self._exact_order = exact_order
@@ -50,12 +51,16 @@ class Workbench:
         ready = finish(graph, self._target, passes=self._passes)
         return self._stopwatch.seconds(
             ready,
-            lambda table: lower(ready, self._target, self._name, tuning=table.taken, exact_order=self._exact_order),
+            lambda table: self._lowered(ready, small=self._small, tuning=table),
+            f"{self._small} {self._exact_order}",
         )
 
     def size(self, graph: Graph) -> int:
         """Bytes of the library, with weights as small as the graph has them."""
         ready = finish(graph, self._target, passes=self._passes)
-        program = lower(ready, self._target, self._name, exact_order=self._exact_order, small_weights=True)
-        library = generate(program, self._target)
+        library = generate(self._lowered(ready, small=True), self._target)
         return library.path.stat().st_size
+
+    def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
+        taken = tuning.taken if tuning else {}
+        return lower(graph, self._target, self._name, tuning=taken, exact_order=self._exact_order, small_weights=small)

@@ -79,3 +79,9 @@ def test_a_layer_that_is_too_damaging_in_one_precision_takes_another():
 
 def test_nothing_is_taken_where_nothing_holds():
     assert not choose(only(a=1.0), lambda: only(a=1.0), lambda taken: 1.0 if taken else 0.0).taken
+
+
+def test_a_repair_never_goes_back_to_what_saves_less():
+    value = {"c": {"bytes": 30.0}, "a": {"halves": 1.0, "bytes": 4.0}}
+    cost = {"c": {"bytes": 10.0}, "a": {"halves": 0.4, "bytes": 2.0}}
+    assert choose(value, lambda: cost, lambda taken: total(cost, taken) - 5.0).taken == {"a": "bytes"}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -226,6 +227,7 @@ FLOATS = 512 * 768 * 4
         ("x86-64-v3", 0.35, {"first": "int8 weights", "second": "int8 weights"}),
         ("x86-64-v3", 0.24, {"first": "int4 weights", "second": "int8 weights"}),
         ("x86-64-v4-vnni", 0.35, {"first": "int8", "second": "int8"}),
+        ("x86-64-v4-vnni", 0.24, {"first": "int4 weights", "second": "int8"}),
     ],
 )
 def test_a_budget_for_size_is_kept_in_as_few_layers_as_it_takes(target, share, precisions):
@@ -249,3 +251,99 @@ def test_a_budget_for_size_that_cannot_be_kept_says_how_near_it_came(share, drop
 def test_without_samples_a_budget_for_size_is_told_what_would_help():
     with pytest.raises(lc.BudgetError, match="give calibration data"):
         lc.compile(wide(), "x86-64-v3", budget=lc.Budget(size_bytes=FLOATS // 2))
+
+
+def net_of(text, **weights):
+    """A model from ONNX's text, with these weights."""
+    made = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    for number, node in enumerate(made.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+    return made
+
+
+def values(*shape, seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) / 3).astype(np.float32)
+
+
+def error_of(model, drop=0.1):
+    """The relative error of the quantized model on samples of one input, and the layers that are quantized."""
+    graph = import_model(model)
+    (x,) = model.graph.input
+    shape = [each.dim_value for each in x.type.tensor_type.shape.dim]
+    data = [{x.name: np.random.default_rng(each).standard_normal(shape).astype(np.float32)} for each in range(12)]
+    _, made, plan = adapted(model, drop=drop, data=data)
+    answers = [(made.run(each), graph.run(each)) for each in data]
+    apart = [np.linalg.norm(one["y"] - other["y"]) / np.linalg.norm(other["y"]) for one, other in answers]
+    step = step_of(plan)
+    return max(apart), [] if step is None else [name for name, _ in step.settings["layers"]]
+
+
+@pytest.mark.parametrize(
+    ("group", "weights"),
+    [(2, values(16, 4, 3, 3)), (8, values(16, 1, 3, 3)), (8, values(8, 1, 3, 3))],
+    ids=["groups", "multiplied channels", "depthwise"],
+)
+def test_convolutions_in_groups_are_calibrated(group, weights):
+    model = net_of(
+        f"g (float[1,8,12,12] x) => (float[1,{len(weights)},10,10] y) {{ r = Relu(x) y = Conv<group={group}>(r, w) }}",
+        w=weights,
+    )
+    apart, layers = error_of(model)
+    assert apart < 0.1 and layers == ["Conv_1"]
+
+
+def test_layers_that_sum_over_other_axes_of_one_tensor_are_not_smoothed_together():
+    model = net_of(
+        """g (float[1,64,64] x) => (float[1,64,64] y)
+        { r = Relu(x) a = Conv(r, w) b = MatMul(r, v) y = Add(a, b) }""",
+        w=values(64, 64, 1),
+        v=values(64, 64, seed=1) * np.geomspace(0.01, 1, 64, dtype=np.float32)[:, None],
+    )
+    apart, layers = error_of(model)
+    assert apart < 0.1 and sorted(layers) == ["Conv_1", "MatMul_2"]
+
+
+def test_a_bias_that_is_huge_beside_its_weights_is_kept():
+    weights, bias = values(8, 16), values(8)
+    weights[3] = 1e-12
+    bias[3] = 5.0
+    model = net_of("g (float[4,16] x) => (float[4,8] y) { r = Relu(x) y = Gemm<transB=1>(r, w, b) }", w=weights, b=bias)
+    apart, layers = error_of(model)
+    assert apart < 0.05 and layers == ["Gemm_1"]
+
+
+def test_a_computed_bias_is_added_to():
+    model = net_of(
+        """g (float[4,16] x) => (float[4,8] y)
+        { r = Relu(x) c = ReduceMean<axes=[1], keepdims=1>(r) y = Gemm<transB=1>(r, w, c) }""",
+        w=values(8, 16) + 2,
+    )
+    apart, layers = error_of(model)
+    assert apart < 0.05 and layers == ["Gemm_2"]
+
+
+def test_a_plan_under_a_contract_is_for_these_weights():
+    _, _, plan = adapted(net())
+    with pytest.raises(lc.LeptonError, match="for other weights"):
+        adapt(import_model(net(outlier=2.0)), resolve_target(TARGET), plan=lc.Plan.from_json(plan.to_json()))
+
+
+def test_few_values_are_not_told_by_what_channels_are_divided_by():
+    """The largest value of each channel of one row would be the sample."""
+    model = net_of("g (float[1,16] x) => (float[1,8] y) { y = MatMul(x, w) }", w=values(16, 8))
+    spread = np.geomspace(0.01, 30, 16, dtype=np.float32)
+    data = [
+        {"x": spread * np.random.default_rng(each).standard_normal((1, 16)).astype(np.float32)} for each in range(9)
+    ]
+    for drop in (0.02, 0.5):
+        step = step_of(adapted(model, drop=drop, data=data)[2])
+        assert step is None or not step.settings["smoothing"]
+
+
+def test_what_is_narrowed_is_not_planned_again():
+    target = resolve_target({"extends": "x86-64-v4", "cpu": {"features": ["+avx512bf16"]}, "name": "bfloat16"})
+    contract = Contract(samples(), *metric_of("relative_error"), 0.1)
+    _, plan = adapt(import_model(net()), target, contract=contract)
+    assert [step.name for step in plan.steps].count("quantization") == 1
+    assert {precision for _, precision in step_of(plan).settings["layers"]} == {"bfloat16"}

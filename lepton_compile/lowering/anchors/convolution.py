@@ -66,7 +66,9 @@ def convolution(
     known = scope.literal_or_known(w) if bytes_of is None else bytes_of.values
     depthwise = groups == channels == outputs and known is not None and groups > 1
     narrow = scope.narrow(x)
-    stored = image.values if image is not None and image.of_bytes else x if narrow is None else narrow
+    stored = x if narrow is None else narrow
+    if image is not None and image.of_bytes and scope.literal_or_known(x) is None:
+        stored = image.values
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         builder, machine = scope.builder, scope.builder.machine

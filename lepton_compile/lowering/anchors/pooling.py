@@ -39,7 +39,8 @@ def _pool(scope: Scope, operation: Operation, x: te.Tensor, *, average: bool) ->
     shape = output_shape(operation, batch, channels, windows)
     counted = padded if average and operation.attribute("count_include_pad", 0) else None
     image = scope.quantized(x)
-    stored = image.values if image is not None and image.of_bytes else x
+    read_as_bytes = image is not None and image.of_bytes and scope.literal_or_known(x) is None
+    stored = image.values if image is not None and read_as_bytes else x
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         source = scope.in_layout(stored, scope.builder.blocked)
