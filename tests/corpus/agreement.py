@@ -11,8 +11,9 @@ A rule takes answers and the original's, and gives the worst deviation in units 
 
 The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst
 one, so it bounds them all. Where answers are counted, a little of how much they differ in general is added, so that a
-search sees small steps, too. `MAX_DROP` is less than 1, as the samples that a contract holds out are others than those
-that judge in the end.
+search sees small steps, too. The samples that a contract holds out are others than those that judge in the end, and
+few. So `MAX_DROP` is less than 1, and contracts judge fainter detections too, and cls's probabilities as if all of them
+were on its border, where they move most: it is sure of nearly all lines.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _LOST = 1 / (1 - OVERLAP)
 _BOX_THRESHOLD = {"nudenet": 0.25, "ppocr-det": 0.5}
 # A contract judges fainter detections too: the few samples that it holds out have more of them.
 _FAINT = 0.12
+# Beyond these odds a class is certain.
+_ODDS = 0.01, 100.0
 # What the difference in general adds to a metric.
 _IN_GENERAL = 0.1
 
@@ -98,6 +101,18 @@ def same_probabilities(answers: Sequence[Answer], originals: Sequence[Answer]) -
     pairs = zip(answers, originals, strict=True)
     worst = max(float(np.abs(_only(answer) - _only(original)).max()) for answer, original in pairs)
     return Agreement(worst / PROBABILITY, f"off by {worst:.4f}")
+
+
+def same_at_the_border(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
+    """The largest difference of a probability of two classes, if each were one half: a quarter of that of log-odds."""
+
+    def log_odds(answer: Answer) -> np.ndarray:
+        probabilities = _only(answer).astype(np.float64)
+        return np.log(np.clip(probabilities / np.maximum(1 - probabilities, 1e-12), *_ODDS))
+
+    pairs = list(zip(answers, originals, strict=True))
+    worst = max(float(np.abs(log_odds(answer) - log_odds(original)).max()) / 4 for answer, original in pairs)
+    return Agreement(worst / PROBABILITY, f"off by {worst:.4f} at the border")
 
 
 def same_speech(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
@@ -159,6 +174,12 @@ RULES: Mapping[str, Rule] = {
 }
 
 
+_STRICTER: Mapping[str, Rule] = {
+    "nudenet": functools.partial(same_detections, threshold=_FAINT),
+    "ppocr-cls": same_at_the_border,
+}
+"""Rules that imply the others, for few samples."""
+
 INPUTS: Mapping[str, tuple[str, ...]] = {"minilm": ("attention_mask",)}
 """Inputs that a rule finds beside the original's answers."""
 
@@ -196,7 +217,7 @@ def _with(answer: Answer, feed: Feed, inputs: Sequence[str]) -> Answer:
 
 def metric(name: str) -> Callable[[Sequence[Answer], Sequence[Answer]], float]:
     """The metric of a contract that implies the rule: 0, and one less for each whole deviation that is allowed."""
-    rule = RULES[name] if name != "nudenet" else functools.partial(same_detections, threshold=_FAINT)
+    rule = _STRICTER.get(name, RULES[name])
 
     def agreement(answers: Sequence[Answer], originals: Sequence[Answer]) -> float:
         judged = rule(answers, originals)

@@ -217,6 +217,8 @@ def test_a_key_without_data_names_nothing():
         ([np.zeros(4)], [np.zeros(4, np.float32)]),
         ([np.zeros(1), np.zeros(1)], [np.zeros(2)]),
         ([(np.zeros(1), 1)], [(np.zeros(1), 2)]),
+        ([(np.zeros(1), "docs")], [(np.zeros(1), "tests")]),
+        ({0: np.zeros(1)}, {1: np.zeros(1)}),
     ],
 )
 def test_fingerprints_tell_apart(one, other):
