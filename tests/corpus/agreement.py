@@ -13,8 +13,8 @@ The metric of an accuracy contract is the same figure, negative. It is one numbe
 one, so it bounds them all. Where answers are counted, a little of how much they differ in general is added, so that a
 search sees small steps, too. The samples that a contract holds out are others than those that judge in the end, and
 few. So `MAX_DROP` is less than 1, and contracts judge fainter detections too, cls's probabilities as if all of them
-were on its border, where they move most (it is sure of nearly all lines), and det's pixels at the borders of text, which
-decide where boxes end.
+were on its border, where they move most (it is sure of nearly all lines), and det's pixels at the borders of text,
+which decide where boxes end.
 """
 
 from __future__ import annotations
