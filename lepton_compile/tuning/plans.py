@@ -112,7 +112,7 @@ def plan_cache(
         "metric": _name(metric),
         "key": key,
         "passes": None if passes is None else [str(each) for each in passes],
-        "registered": [(each.name, each.distribution) for each in list_passes()],
+        "registered": [(each.name, each.distribution, _version(each.distribution)) for each in list_passes()],
         "tuning": tuning if tuning in (MEASURE, MODEL) else TuningTable.read(tuning).to_record(),
         "exact_order": exact_order,
         "sources": sources(),
@@ -130,6 +130,10 @@ def _name(metric: str | Mapping[str, str] | Metric | None) -> object:
     if isinstance(metric, Mapping):
         return sorted((str(output), str(name)) for output, name in metric.items())
     return getattr(metric, "__qualname__", "function") if callable(metric) else metric or DEFAULT
+
+
+def _version(distribution: str) -> str:
+    return importlib.metadata.version(distribution) if distribution else ""
 
 
 def _checksum(*texts: str) -> str:
