@@ -28,8 +28,8 @@ from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
 
-# How many samples the trials see.
-_SAMPLES = 8
+TRIAL_SAMPLES = 8
+"""How many samples the trials see."""
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7
 _FRACTIONS = 1.0, 0.7
@@ -80,7 +80,7 @@ class _Way:
     smoothing: tuple[float, ...] | None = None
 
     def trial(self, layer: Layer) -> Trial:
-        return Trial(layer, self.scale, self.zero, self.smoothing)
+        return Trial(layer, (self.scale, self.zero), self.smoothing)
 
 
 def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Calibrated:
@@ -100,7 +100,7 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     trials = [
         (number, way, layer) for number, group in enumerate(groups) for way in ways[number] for layer in group.layers
     ]
-    samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
+    samples = [each.sample.inputs for each in contract.samples(TRIAL_SAMPLES)]
     found = losses(graph, [way.trial(layer) for _, way, layer in trials], samples)
     by_way: dict[tuple[int, _Way], dict[str, Loss]] = {}
     for (number, way, layer), loss in zip(trials, found, strict=True):

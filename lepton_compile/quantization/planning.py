@@ -12,11 +12,13 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import Calibrated, calibrate
-from lepton_compile.quantization.choice import Assignment, choose
+from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
+from lepton_compile.quantization.choice import Assignment, choose, fastest
+from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, DYNAMIC_INT8, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.quantization.shrinking import shrink
+from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.rewriting.passes import Context
 
 # How many samples show what each layer costs alone.
@@ -77,13 +79,19 @@ def plan(
         INT8: [layer.node for group in groups for layer in group.layers],
         BFLOAT16: [name for name in halves if name not in small],
     }
-    uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
-    gains = study.gains(uniform)
 
     def completed(choice: Assignment) -> Assignment:
         return {**small, **choice}
 
+    gains = study.gains(candidates)
+    best = fastest(gains)
+    dynamic = find_dynamic(graph, [name for name, precision in best.items() if precision == INT8])
+    if dynamic and study.excess(completed(best)) > 0:
+        # Ranges of each run take more time than fixed ones: they are of use where what is fastest does not hold.
+        candidates[DYNAMIC_INT8] = dynamic
+        gains = study.gains(candidates)
     choice = choose(gains, lambda: study.alone(candidates), lambda each: study.excess(completed(each)))
+    uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(completed(each)) <= 0)]
     taken = completed(min((each for each in held if each), key=study.seconds, default={}))
     slower, damaging = _refusals(gains, taken, contract)
@@ -153,14 +161,17 @@ class _Study:
         assert self._size is not None
         return self._size(self.quantized(assignment))
 
-    def gains(self, uniform: Sequence[Assignment]) -> dict[str, dict[str, float]]:
-        """What each layer saves in the precisions that these assignments give it; 1 where nothing is known."""
+    def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+        """What each layer saves in the precisions that it could compute in; 1 where nothing is known."""
         before = self._steps({})
         found: dict[str, dict[str, float]] = {}
-        for assignment in uniform:
+        for precision, names in candidates.items():
+            assignment = dict.fromkeys(names, precision)
             after = self._steps(assignment)
-            for name, precision in assignment.items():
-                gain = _of(name, before) - _of(name, after) if self._measure else 1.0
+            shared = shares(self.quantized(assignment)) if precision == DYNAMIC_INT8 else {}
+            for name in names:
+                node, share = shared.get(name, ("", 0.0))
+                gain = _of(name, before) - _of(name, after) - share * _of(node, after) if self._measure else 1.0
                 found.setdefault(name, {})[precision] = gain
         return found
 
@@ -171,12 +182,14 @@ class _Study:
         bfloat16 a layer costs as much less as its output loses less.
         """
         costs: dict[str, dict[str, float]] = {}
-        losses = self.calibrated.losses
+        lost = {name: loss.error for name, loss in self.calibrated.losses.items()}
         for name in candidates[INT8]:
-            costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * losses[name].error}
+            costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * lost[name]}
+        for name, error in self._lost_dynamically(candidates.get(DYNAMIC_INT8, ())).items():
+            costs[name][DYNAMIC_INT8] = self.drop({name: DYNAMIC_INT8}) + 1e-3 * error
         for name in candidates[BFLOAT16]:
             if name in costs:
-                ratio = min(_BFLOAT16_ERROR / math.sqrt(losses[name].error or 1.0), 1.0)
+                ratio = min(_BFLOAT16_ERROR / math.sqrt(lost[name] or 1.0), 1.0)
                 costs[name][BFLOAT16] = ratio * costs[name][INT8]
             else:
                 costs[name] = {BFLOAT16: self.drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
@@ -186,6 +199,13 @@ class _Study:
         """What it costs of the metric, on samples that calibrate."""
         samples = self._contract.samples(_SAMPLES)
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
+
+    def _lost_dynamically(self, names: Sequence[str]) -> dict[str, float]:
+        """What the outputs of layers lose in int8 with the ranges of each run, as mean squares over mean squares."""
+        layers = [layer for group in self._groups for layer in group.layers if layer.node in names]
+        samples = [each.sample.inputs for each in self._contract.samples(TRIAL_SAMPLES)]
+        found = losses(self._graph, [Trial(layer, None) for layer in layers], samples)
+        return {layer.node: loss.error for layer, loss in zip(layers, found, strict=True)}
 
     def _steps(self, assignment: Assignment) -> Mapping[str, float]:
         key = frozenset(assignment.items())
