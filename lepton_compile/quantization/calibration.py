@@ -22,7 +22,7 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import INT8, Recipe
+from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, Recipe
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
@@ -56,16 +56,16 @@ class Calibrated:
         """The recipe that gives layers these precisions."""
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
-        sources = {
-            source
-            for group in groups
-            if any(layer.node in layers for layer in group.layers)
-            for source in group.sources
-        }
+
+        def read_in(*allowed: str) -> set[str]:
+            reading = (group for group in groups if any(precisions.get(each.node) in allowed for each in group.layers))
+            return {source for group in reading for source in group.sources}
+
+        sources, smoothed = read_in(INT8), read_in(INT8, DYNAMIC_INT8)
         return Recipe(
             dict(precisions),
             {name: scale for name, scale in recipe.scales.items() if name in sources},
-            {name: factors for name, factors in recipe.smoothing.items() if name in sources},
+            {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
         )
 

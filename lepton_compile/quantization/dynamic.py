@@ -4,7 +4,8 @@
 
 Q holds the weights as signed bytes symmetric around 0, t their scales, one for each output. No ranges are needed from
 samples, so that inputs may differ in size by any factor; what it costs is a pass over x for its range, and that nothing
-before it can write bytes. Recurrent layers are left out: what an LSTM or GRU of ONNX reads cannot be a product already.
+before it can write bytes. Channels of large values are smoothed as they are with fixed ranges. Recurrent layers are
+left out: what an LSTM or GRU of ONNX reads cannot be a product already.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import Layer
-from lepton_compile.quantization.weights import Array, rounded, weight_scales
+from lepton_compile.quantization.weights import Array, rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand
 
 
@@ -26,12 +27,13 @@ def find_dynamic(graph: Graph, layers: Collection[str]) -> list[str]:
     return [node.name for node in graph.gs.nodes if node.name in layers and is_operator(node, "MatMul", "Gemm")]
 
 
-def quantize_dynamically(graph: Graph, layers: Sequence[Layer]) -> None:
+def quantize_dynamically(graph: Graph, layers: Sequence[Layer], smoothing: Mapping[str, Array]) -> None:
     """Let layers compute so; what several of them read is quantized once.
 
     Args:
         graph: Changed in place.
         layers: Layers of `find_dynamic`.
+        smoothing: What each channel of some tensors is divided by before they are quantized.
     """
     uses = Uses(graph)
     place = {node.name: number for number, node in enumerate(graph.gs.nodes)}
@@ -41,8 +43,8 @@ def quantize_dynamically(graph: Graph, layers: Sequence[Layer]) -> None:
         node = nodes[layer.node]
         x = node.inputs[0]
         if id(x) not in quantized:
-            quantized[id(x)] = _quantized(x, node, uses)
-        _multiply_integers(node, layer, quantized[id(x)], uses)
+            quantized[id(x)] = _quantized(x, smoothing.get(x.name), node, uses)
+        _multiply_integers(node, layer, quantized[id(x)], smoothing.get(x.name), uses)
 
 
 def shares(graph: Graph) -> Mapping[str, tuple[str, float]]:
@@ -55,22 +57,32 @@ def shares(graph: Graph) -> Mapping[str, tuple[str, float]]:
     return found
 
 
-def _quantized(x: gs.Variable, reader: gs.Node, uses: Uses) -> list[gs.Variable]:
+def _quantized(x: gs.Variable, factors: Array | None, reader: gs.Node, uses: Uses) -> list[gs.Variable]:
     """Bytes, scale and zero point."""
+    name = x.name
+    if factors is not None:
+        inverse = gs.Constant(uses.fresh_name(f"{name}_smoothing"), 1 / factors)
+        smooth = gs.Variable(uses.fresh_name(f"{name}_smoothed"), x.dtype, x.shape)
+        uses.insert_before(reader, gs.Node("Mul", uses.fresh_name(f"{name}_smooth"), {}, [x, inverse], [smooth]))
+        x = smooth
     made = [
-        gs.Variable(uses.fresh_name(f"{x.name}_quantized"), np.dtype(np.uint8), x.shape),
-        gs.Variable(uses.fresh_name(f"{x.name}_scale"), np.dtype(np.float32), ()),
-        gs.Variable(uses.fresh_name(f"{x.name}_zero_point"), np.dtype(np.uint8), ()),
+        gs.Variable(uses.fresh_name(f"{name}_quantized"), np.dtype(np.uint8), x.shape),
+        gs.Variable(uses.fresh_name(f"{name}_scale"), np.dtype(np.float32), ()),
+        gs.Variable(uses.fresh_name(f"{name}_zero_point"), np.dtype(np.uint8), ()),
     ]
-    uses.insert_before(reader, gs.Node("DynamicQuantizeLinear", uses.fresh_name(f"{x.name}_range"), {}, [x], made))
+    uses.insert_before(reader, gs.Node("DynamicQuantizeLinear", uses.fresh_name(f"{name}_range"), {}, [x], made))
     return made
 
 
-def _multiply_integers(node: gs.Node, layer: Layer, x: Sequence[gs.Variable], uses: Uses) -> None:
+def _multiply_integers(
+    node: gs.Node, layer: Layer, x: Sequence[gs.Variable], factors: Array | None, uses: Uses
+) -> None:
     """Make the node the product of integers, with what its sums stand for behind it."""
     q, scale, zero = x
     weights, bias, beta = constant(node.inputs[1]), operand(node, 2), float(node.attrs.get("beta", 1))
     assert weights is not None
+    if factors is not None:
+        weights = weights * spread(factors, layer.weights_axis, weights.ndim)
     steps = weight_scales(weights, layer.output_axis)
     integers = rounded(weights, steps, layer.output_axis)
     result, name = node.outputs[0], node.name

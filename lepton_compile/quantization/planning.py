@@ -179,13 +179,16 @@ class _Study:
         """What each layer costs of the metric alone, on samples that calibrate.
 
         Metrics that count have no small numbers; what they do not tell apart, the loss of the layer's output does. In
-        bfloat16 a layer costs as much less as its output loses less.
+        bfloat16 a layer costs as much less as its output loses less. Layers that cost so little in int8 that the
+        contract would bear as much of all of them are not judged with the ranges of each run, and left out there.
         """
         costs: dict[str, dict[str, float]] = {}
         lost = {name: loss.error for name, loss in self.calibrated.losses.items()}
         for name in candidates[INT8]:
             costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * lost[name]}
-        for name, error in self._lost_dynamically(candidates.get(DYNAMIC_INT8, ())).items():
+        little = self._contract.max_drop / max(len(costs), 1)
+        costly = [name for name in candidates.get(DYNAMIC_INT8, ()) if costs[name][INT8] > little]
+        for name, error in self._lost_dynamically(costly).items():
             costs[name][DYNAMIC_INT8] = self.drop({name: DYNAMIC_INT8}) + 1e-3 * error
         for name in candidates[BFLOAT16]:
             if name in costs:
@@ -204,7 +207,9 @@ class _Study:
         """What the outputs of layers lose in int8 with the ranges of each run, as mean squares over mean squares."""
         layers = [layer for group in self._groups for layer in group.layers if layer.node in names]
         samples = [each.sample.inputs for each in self._contract.samples(TRIAL_SAMPLES)]
-        found = losses(self._graph, [Trial(layer, None) for layer in layers], samples)
+        smoothing = self.calibrated.recipe.smoothing
+        trials = [Trial(layer, None, smoothing.get(layer.input)) for layer in layers]
+        found = losses(self._graph, trials, samples)
         return {layer.node: loss.error for layer, loss in zip(layers, found, strict=True)}
 
     def _steps(self, assignment: Assignment) -> Mapping[str, float]:

@@ -69,7 +69,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
     narrow(graph, recipe.having(BFLOAT16))
     # Behind the others, which have all but layers read what they round.
-    quantize_dynamically(graph, [known[name] for name in dynamic])
+    smoothing = {name: np.array(factors, np.float32) for name, factors in recipe.smoothing.items()}
+    quantize_dynamically(graph, [known[name] for name in dynamic], smoothing)
     make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
     return graph
 
