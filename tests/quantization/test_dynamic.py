@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import lepton_compile as lc
 from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
-from lepton_compile.model import import_model
+from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import adapt
 from lepton_compile.quantization.dynamic import find_dynamic
 from lepton_compile.quantization.recipe import BFLOAT16, DYNAMIC_INT8, INT8, Recipe, follow
+from lepton_compile.rewriting.patterns import producer
 from lepton_compile.target import resolve_target
 
 TARGET = "x86-64-v4-vnni"
@@ -79,6 +80,46 @@ def test_ranges_of_each_run_hold_where_fixed_ones_do_not() -> None:
 
 def test_fixed_ranges_are_taken_where_they_hold() -> None:
     assert planned(1.5) == dict.fromkeys(("first", "second", "third"), "int8")
+
+
+def measured(graph: Graph, of_range: float) -> dict[str, float]:
+    """Seconds of each node: products take less in bytes, and a range so much."""
+    seconds = {}
+    for node in graph.gs.nodes:
+        in_bytes = any(
+            producer(tensor) is not None and producer(tensor).op == "DequantizeLinear" for tensor in node.inputs
+        )
+        known = {"MatMulInteger": 4.0, "DynamicQuantizeLinear": of_range} | dict.fromkeys(
+            ("MatMul", "Gemm"), 3.0 if in_bytes else 10.0
+        )
+        seconds[node.name] = known.get(node.op, 0.0)
+    return seconds
+
+
+def test_layers_share_what_a_range_takes() -> None:
+    contract = Contract(samples(1000.0), *metric_of("relative_error"), 0.05)
+    _, plan = adapt(
+        import_model(chain()), resolve_target(TARGET), contract=contract, measure=lambda graph: measured(graph, 1.0)
+    )
+    step = next(step for step in plan.steps if step.name == "quantization")
+    saved = {each["layer"]: each["seconds saved"][DYNAMIC_INT8] for each in step.findings["layers"]}
+    assert saved == {"first": 5.5, "second": 5.5, "third": 5.0}
+
+
+@pytest.mark.parametrize(("spread", "builds"), [(1.5, 0), (1000.0, 1)])
+def test_ranges_of_each_run_are_measured_where_fixed_ones_do_not_hold(spread, builds) -> None:
+    """As slow as this range is, they are not taken."""
+    seen = []
+
+    def measure(graph: Graph) -> dict[str, float]:
+        seen.append(any(node.op == "DynamicQuantizeLinear" for node in graph.gs.nodes))
+        return measured(graph, 13.0)
+
+    contract = Contract(samples(spread), *metric_of("relative_error"), 0.05)
+    _, plan = adapt(import_model(chain()), resolve_target(TARGET), contract=contract, measure=measure)
+    assert sum(seen) == builds
+    taken = [dict(step.settings["layers"]) for step in plan.steps if step.name == "quantization"]
+    assert not any(DYNAMIC_INT8 in layers.values() for layers in taken)
 
 
 def test_the_policy_decides_about_integers() -> None:
