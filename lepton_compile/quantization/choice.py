@@ -52,8 +52,7 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
 
     Args:
         values: What each precision saves each layer; where it saves nothing, it is left out.
-        alone: What each costs alone, on samples that do not judge; asked for where not all can have the best. What it
-            leaves out is not taken.
+        alone: What each costs alone, on samples that do not judge; asked for where not all can have the best.
         excess: By how much the metric drops more than the contract allows, with some choice; at most 0 where it holds.
     """
     saving, best = _saving(values), fastest(values)
@@ -95,7 +94,7 @@ def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -
     """The steps of one layer, from what costs least on: each saves less for what it costs than the one before."""
     steps: list[_Step] = []
     reached: list[tuple[float, float]] = [(0.0, 0.0)]
-    for precision in sorted(values.keys() & costs.keys(), key=lambda p: (costs[p], -values[p], p)):
+    for precision in sorted(values, key=lambda p: (costs[p], -values[p], p)):
         value, cost = values[precision], max(costs[precision], 0.0)
         if value <= reached[-1][0]:
             continue

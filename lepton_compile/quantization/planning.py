@@ -135,10 +135,8 @@ class _Study:
         return self.calibrated.restricted(assignment, self._groups)
 
     def quantized(self, assignment: Assignment) -> Graph:
-        """The graph, quantized so."""
-        made = follow(self.recipe(assignment), self._graph.copy())
-        made.infer_shapes()
-        return made
+        """The graph, quantized so; the shapes of what is new are not known."""
+        return follow(self.recipe(assignment), self._graph.copy())
 
     def judge(self, assignment: Assignment) -> Judgement:
         """What samples that are held out say of it."""
@@ -159,7 +157,7 @@ class _Study:
     def size(self, assignment: Assignment) -> int:
         """Bytes of the library."""
         assert self._size is not None
-        return self._size(self.quantized(assignment))
+        return self._size(self._shaped(assignment))
 
     def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """What each layer saves in the precisions that it could compute in; 1 where nothing is known."""
@@ -179,16 +177,13 @@ class _Study:
         """What each layer costs of the metric alone, on samples that calibrate.
 
         Metrics that count have no small numbers; what they do not tell apart, the loss of the layer's output does. In
-        bfloat16 a layer costs as much less as its output loses less. Layers that cost so little in int8 that the
-        contract would bear as much of all of them are not judged with the ranges of each run, and left out there.
+        bfloat16 a layer costs as much less as its output loses less.
         """
         costs: dict[str, dict[str, float]] = {}
         lost = {name: loss.error for name, loss in self.calibrated.losses.items()}
         for name in candidates[INT8]:
             costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * lost[name]}
-        little = self._contract.max_drop / max(len(costs), 1)
-        costly = [name for name in candidates.get(DYNAMIC_INT8, ()) if costs[name][INT8] > little]
-        for name, error in self._lost_dynamically(costly).items():
+        for name, error in self._lost_dynamically(candidates.get(DYNAMIC_INT8, ())).items():
             costs[name][DYNAMIC_INT8] = self.drop({name: DYNAMIC_INT8}) + 1e-3 * error
         for name in candidates[BFLOAT16]:
             if name in costs:
@@ -217,8 +212,13 @@ class _Study:
         if self._measure is None:
             return {}
         if key not in self._measured:
-            self._measured[key] = self._measure(self.quantized(assignment))
+            self._measured[key] = self._measure(self._shaped(assignment))
         return self._measured[key]
+
+    def _shaped(self, assignment: Assignment) -> Graph:
+        made = self.quantized(assignment)
+        made.infer_shapes()
+        return made
 
 
 def _of(name: str, seconds: Mapping[str, float]) -> float:

@@ -33,15 +33,6 @@ def test_the_best_of_each_is_taken_where_the_contract_holds_and_costs_are_not_as
     assert choice.taken == {"a": "halves", "b": "halves"} and not choice.alone
 
 
-def test_what_has_no_cost_is_not_taken():
-    choice = choose(
-        {"a": {"bytes": 2.0, "halves": 1.0}},
-        lambda: {"a": {"halves": 0.5}},
-        lambda taken: 1.0 if taken["a"] == "bytes" else -1.0,
-    )
-    assert choice.taken == {"a": "halves"}
-
-
 pairs = st.tuples(st.integers(1, 20).map(float), st.integers(1, 20).map(float))
 prices = st.tuples(st.integers(0, 20).map(float), st.integers(0, 20).map(float))
 
