@@ -4,11 +4,14 @@ Where a budget for size asks for it, weights take 8 or 4 bits as well.
 
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
     y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
+    y = x w + b         ->   y = float32(matmul_integer(q, W, z)) (s t) + b,   q, s, z = dynamic_quantize(x)
 
 Activations are unsigned bytes with a zero point, weights signed bytes around 0 with a scale for each output, biases
-int32 in the unit of the sums (Jacob et al., 2018, arXiv:1712.05877). Ranges, smoothing and corrections come from the
-contract's samples, as `lepton_compile.quantization.calibration` says; which layers, from what each saves on the target
-and costs of the metric, as `lepton_compile.quantization.choice` says. Samples that are held out have the last word.
+int32 in the unit of the sums (Jacob et al., 2018, arXiv:1712.05877). Matrix products may also read what is quantized by
+the range that it has in each run, which is slower and holds where ranges differ from input to input. Other ranges,
+smoothing and corrections come from the contract's samples, as `lepton_compile.quantization.calibration` says; which
+layers, from what each saves on the target and costs of the metric, as `lepton_compile.quantization.choice` says.
+Samples that are held out have the last word.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ class Quantization(Pass):
     """Let layers compute in integers of eight bits, or in bfloat16, under an accuracy contract.
 
     Attributes:
-        layers: Names of the layers, and what each computes in, "int8" or "bfloat16", or keeps its weights in while it
-            computes in float32: "int8 weights" or "int4 weights".
+        layers: Names of the layers, and what each computes in, "int8", "dynamic int8" or "bfloat16", or keeps its
+            weights in while it computes in float32: "int8 weights" or "int4 weights".
         scales: Scale and zero point of what layers in int8 read, by tensor.
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.

@@ -22,14 +22,14 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import INT8, Recipe
+from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, Recipe
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
 
-# How many samples the trials see.
-_SAMPLES = 8
+TRIAL_SAMPLES = 8
+"""How many samples the trials see."""
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7
 _FRACTIONS = 1.0, 0.7
@@ -58,16 +58,16 @@ class Calibrated:
         """The recipe that gives layers these precisions."""
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
-        sources = {
-            source
-            for group in groups
-            if any(layer.node in layers for layer in group.layers)
-            for source in group.sources
-        }
+
+        def read_in(*allowed: str) -> set[str]:
+            reading = (group for group in groups if any(precisions.get(each.node) in allowed for each in group.layers))
+            return {source for group in reading for source in group.sources}
+
+        sources, smoothed = read_in(INT8), read_in(INT8, DYNAMIC_INT8)
         return Recipe(
             dict(precisions),
             {name: scale for name, scale in recipe.scales.items() if name in sources},
-            {name: factors for name, factors in recipe.smoothing.items() if name in sources},
+            {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
         )
 
@@ -82,7 +82,7 @@ class _Way:
     smoothing: tuple[float, ...] | None = None
 
     def trial(self, layer: Layer) -> Trial:
-        return Trial(layer, self.scale, self.zero, self.smoothing)
+        return Trial(layer, (self.scale, self.zero), self.smoothing)
 
 
 def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Calibrated:
@@ -102,7 +102,7 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     trials = [
         (number, way, layer) for number, group in enumerate(groups) for way in ways[number] for layer in group.layers
     ]
-    samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
+    samples = [each.sample.inputs for each in contract.samples(TRIAL_SAMPLES)]
     found = losses(graph, [way.trial(layer) for _, way, layer in trials], samples)
     by_way: dict[tuple[int, _Way], dict[str, Loss]] = {}
     for (number, way, layer), loss in zip(trials, found, strict=True):

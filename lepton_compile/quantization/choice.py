@@ -55,8 +55,7 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
         alone: What each costs alone, on samples that do not judge; asked for where not all can have the best.
         excess: By how much the metric drops more than the contract allows, with some choice; at most 0 where it holds.
     """
-    saving = {layer: {p: value for p, value in each.items() if value > 0} for layer, each in values.items()}
-    best = {layer: max(each, key=lambda p: (each[p], p)) for layer, each in saving.items() if each}
+    saving, best = _saving(values), fastest(values)
     over = excess(best) if best else 0.0
     if over <= 0:
         return Choice(best, over, {})
@@ -83,6 +82,15 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
         if over <= 0:
             taken, least = tried, over
     return Choice(taken, least, costs)
+
+
+def fastest(values: Table) -> dict[str, str]:
+    """What saves each layer most; none where nothing saves."""
+    return {layer: max(each, key=lambda p: (each[p], p)) for layer, each in _saving(values).items() if each}
+
+
+def _saving(values: Table) -> dict[str, dict[str, float]]:
+    return {layer: {p: value for p, value in each.items() if value > 0} for layer, each in values.items()}
 
 
 def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -> list[_Step]:

@@ -12,11 +12,13 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import Calibrated, calibrate
-from lepton_compile.quantization.choice import Assignment, choose
+from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
+from lepton_compile.quantization.choice import Assignment, choose, fastest
+from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, INT4_WEIGHTS, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, DYNAMIC_INT8, INT4_WEIGHTS, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.quantization.shrinking import shrink
+from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.rewriting.passes import Context
 
 # How many samples show what each layer costs alone.
@@ -76,16 +78,23 @@ def plan(
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
         BFLOAT16: [name for name in halves if name not in study.base],
     }
-    uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
-    gains = study.gains(uniform)
+    gains = study.gains(candidates)
+    best = fastest(gains)
+    dynamic = find_dynamic(graph, [name for name, precision in best.items() if precision == INT8])
+    if dynamic and study.excess(best) > 0:
+        # Ranges of each run take more time than fixed ones: they are of use where what is fastest does not hold.
+        candidates[DYNAMIC_INT8] = dynamic
+        gains = study.gains(candidates)
     choice = choose(gains, lambda: study.alone(candidates), study.excess)
+    uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
-    fastest = min((each for each in held if each), key=study.seconds, default={})
-    unchanged, changed = study.seconds({}), study.seconds(fastest)
-    faster = bool(fastest) and (context.measure is None or changed < unchanged)
+    quickest = min((each for each in held if each), key=study.seconds, default={})
+    unchanged, changed = study.seconds({}), study.seconds(quickest)
+    faster = bool(quickest) and (context.measure is None or changed < unchanged)
     if faster and study.base and size_budget is not None:
-        faster = study.size(fastest) <= size_budget
-    taken = study.completed(fastest if faster else {})
+        faster = study.size(quickest) <= size_budget
+    chosen: Assignment = quickest if faster else {}
+    taken = study.completed(chosen)
     slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
@@ -93,16 +102,16 @@ def plan(
     }
     if not taken:
         reason = "no layer holds the contract" if damaging else "no layer is faster in another precision"
-        if fastest:
+        if quickest:
             reason = f"the whole would not be faster: {changed * 1e3:.3f} ms instead of {unchanged * 1e3:.3f}"
         return Planned(None, reason, refusals, findings)
-    judgement = study.judge(fastest if faster else {})
+    judgement = study.judge(chosen)
     findings["metric"] = _metric(contract, judgement)
     reason = f"{_counts(taken)}; {contract.metric_name} {judgement}"
     if context.measure is not None and faster:
         findings["seconds"] = {"before": unchanged, "after": changed}
         reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
-    return Planned(study.recipe(fastest if faster else {}), reason, refusals, findings)
+    return Planned(study.recipe(chosen), reason, refusals, findings)
 
 
 class _Study:
@@ -135,10 +144,8 @@ class _Study:
         return self.calibrated.restricted(self.completed(assignment), self._groups)
 
     def quantized(self, assignment: Assignment) -> Graph:
-        """The graph, quantized so."""
-        made = follow(self.recipe(assignment), self._graph.copy())
-        made.infer_shapes()
-        return made
+        """The graph, quantized so; the shapes of what is new are not known."""
+        return follow(self.recipe(assignment), self._graph.copy())
 
     def judge(self, assignment: Assignment) -> Judgement:
         """What samples that are held out say of it."""
@@ -159,16 +166,19 @@ class _Study:
     def size(self, assignment: Assignment) -> int:
         """Bytes of the library."""
         assert self._size is not None
-        return self._size(self.quantized(assignment))
+        return self._size(self._shaped(assignment))
 
-    def gains(self, uniform: Sequence[Assignment]) -> dict[str, dict[str, float]]:
-        """What each layer saves in the precisions that these assignments give it; 1 where nothing is known."""
+    def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+        """What each layer saves in the precisions that it could compute in; 1 where nothing is known."""
         before = self._steps({})
         found: dict[str, dict[str, float]] = {}
-        for assignment in uniform:
+        for precision, names in candidates.items():
+            assignment = dict.fromkeys(names, precision)
             after = self._steps(assignment)
-            for name, precision in assignment.items():
-                gain = _of(name, before) - _of(name, after) if self._measure else 1.0
+            shared = shares(self.quantized(assignment)) if precision == DYNAMIC_INT8 else {}
+            for name in names:
+                node, share = shared.get(name, ("", 0.0))
+                gain = _of(name, before) - _of(name, after) - share * _of(node, after) if self._measure else 1.0
                 found.setdefault(name, {})[precision] = gain
         return found
 
@@ -179,12 +189,14 @@ class _Study:
         bfloat16 a layer costs as much less as its output loses less.
         """
         costs: dict[str, dict[str, float]] = {}
-        losses = self.calibrated.losses
+        lost = {name: loss.error for name, loss in self.calibrated.losses.items()}
         for name in candidates[INT8]:
-            costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * losses[name].error}
+            costs[name] = {INT8: self.drop({name: INT8}) + 1e-3 * lost[name]}
+        for name, error in self._lost_dynamically(candidates.get(DYNAMIC_INT8, ())).items():
+            costs[name][DYNAMIC_INT8] = self.drop({name: DYNAMIC_INT8}) + 1e-3 * error
         for name in candidates[BFLOAT16]:
             if name in costs:
-                ratio = min(_BFLOAT16_ERROR / math.sqrt(losses[name].error or 1.0), 1.0)
+                ratio = min(_BFLOAT16_ERROR / math.sqrt(lost[name] or 1.0), 1.0)
                 costs[name][BFLOAT16] = ratio * costs[name][INT8]
             else:
                 costs[name] = {BFLOAT16: self.drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
@@ -195,13 +207,27 @@ class _Study:
         samples = self._contract.samples(_SAMPLES)
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
 
+    def _lost_dynamically(self, names: Sequence[str]) -> dict[str, float]:
+        """What the outputs of layers lose in int8 with the ranges of each run, as mean squares over mean squares."""
+        layers = [layer for group in self._groups for layer in group.layers if layer.node in names]
+        samples = [each.sample.inputs for each in self._contract.samples(TRIAL_SAMPLES)]
+        smoothing = self.calibrated.recipe.smoothing
+        trials = [Trial(layer, None, smoothing.get(layer.input)) for layer in layers]
+        found = losses(self._graph, trials, samples)
+        return {layer.node: loss.error for layer, loss in zip(layers, found, strict=True)}
+
     def _steps(self, assignment: Assignment) -> Mapping[str, float]:
         key = frozenset(self.completed(assignment).items())
         if self._measure is None:
             return {}
         if key not in self._measured:
-            self._measured[key] = self._measure(self.quantized(assignment))
+            self._measured[key] = self._measure(self._shaped(assignment))
         return self._measured[key]
+
+    def _shaped(self, assignment: Assignment) -> Graph:
+        made = self.quantized(assignment)
+        made.infer_shapes()
+        return made
 
 
 def _of(name: str, seconds: Mapping[str, float]) -> float:

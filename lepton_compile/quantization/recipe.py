@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.dynamic import quantize_dynamically
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.narrowing import narrow
 from lepton_compile.quantization.weight_only import make_weight_only
 
-INT8, BFLOAT16 = "int8", "bfloat16"
-"""What a layer computes in: weights and what it reads are of this type, sums are not."""
+INT8, DYNAMIC_INT8, BFLOAT16 = "int8", "dynamic int8", "bfloat16"
+"""What a layer computes in: weights and what it reads are of this type, sums are not. Ranges of what is read in int8
+are known, or each run's own."""
 INT8_WEIGHTS, INT4_WEIGHTS = "int8 weights", "int4 weights"
 WEIGHT_BITS: Mapping[str, int] = {INT8_WEIGHTS: 8, INT4_WEIGHTS: 4}
 """What a layer's weights are kept in while it computes in float32."""
-PRECISIONS = (INT8, BFLOAT16, *WEIGHT_BITS)
+PRECISIONS = (INT8, DYNAMIC_INT8, BFLOAT16, *WEIGHT_BITS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
         raise ValueError(f"there is no precision '{min(unknown)}'; there are {', '.join(PRECISIONS)}")
     known = {layer.node: layer for layer in find_layers(graph)[0]}
     chosen = recipe.having(INT8)
-    if missing := [name for name in chosen if name not in known]:
+    dynamic = recipe.having(DYNAMIC_INT8)
+    if missing := [name for name in (*chosen, *dynamic) if name not in known]:
         raise ValueError(f"there is no layer '{missing[0]}' to quantize")
     layers = [known[name] for name in chosen]
     insertion = Insertion(graph, frozenset(chosen), recipe.scales)
@@ -66,6 +69,9 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     for name in recipe.scales:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
     narrow(graph, recipe.having(BFLOAT16))
+    # Behind the others, which have all but layers read what they round.
+    smoothing = {name: np.array(factors, np.float32) for name, factors in recipe.smoothing.items()}
+    quantize_dynamically(graph, [known[name] for name in dynamic], smoothing)
     make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
     return graph
 

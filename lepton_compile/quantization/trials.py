@@ -32,14 +32,12 @@ class Trial:
 
     Attributes:
         layer: The layer.
-        scale: Of its input.
-        zero: Zero point of its input.
+        scale: Scale and zero point of its input; None: those of the range that it has in each run.
         smoothing: What each channel of the input is divided by before, and its weights multiplied with.
     """
 
     layer: Layer
-    scale: float
-    zero: int
+    scale: tuple[float, int] | None
     smoothing: tuple[float, ...] | None = None
 
 
@@ -112,10 +110,7 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
         weights = weights * spread(factors, layer.weights_axis, weights.ndim)
         inverse = spread(1 / factors, 0, len(x.shape) - layer.channel_axis)
         x = _node(graph, "Mul", f"{prefix}_smooth", [x, _constant(f"{prefix}_inverse", inverse)])
-    scale = _constant(f"{prefix}_scale", np.array(trial.scale, np.float32))
-    zero = _constant(f"{prefix}_zero", np.array(trial.zero, np.uint8))
-    integers = _node(graph, "QuantizeLinear", f"{prefix}_quantize", [x, scale, zero], dtype=np.uint8)
-    x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", [integers, scale, zero])
+    x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", _quantized(graph, prefix, x, trial))
     steps = weight_scales(weights, layer.output_axis)
     integers_of_weights = rounded(weights, steps, layer.output_axis)
     weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
@@ -133,6 +128,19 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
         _mean(graph, f"{prefix}_output", power, list(range(rank))),
         _mean(graph, f"{prefix}_offsets", difference, others),
     )
+
+
+def _quantized(graph: Graph, prefix: str, x: gs.Tensor, trial: Trial) -> list[gs.Tensor]:
+    """Integers, their scale and their zero point."""
+    if trial.scale is None:
+        names = (f"{prefix}_quantize", np.uint8), (f"{prefix}_scale", np.float32), (f"{prefix}_zero", np.uint8)
+        made = [gs.Variable(name, np.dtype(dtype), None) for name, dtype in names]
+        graph.gs.nodes.append(gs.Node("DynamicQuantizeLinear", f"{prefix}_range", {}, [x], made))
+        return made
+    factor, offset = trial.scale
+    scale = _constant(f"{prefix}_scale", np.array(factor, np.float32))
+    zero = _constant(f"{prefix}_zero", np.array(offset, np.uint8))
+    return [_node(graph, "QuantizeLinear", f"{prefix}_quantize", [x, scale, zero], dtype=np.uint8), scale, zero]
 
 
 def _mean(graph: Graph, name: str, x: gs.Tensor, axes: list[int]) -> str:

@@ -70,7 +70,7 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, symmetric: bool =
     Raises:
         ValueError: A node is no candidate, or not in so many bits.
     """
-    allowed = {each.node: each.bits for each in candidates(graph)}
+    allowed = {each.node: each.bits for each in candidates(graph)} if bits else {}
     for name, wanted in bits.items():
         if wanted not in allowed.get(name, ()):
             raise ValueError(f"the weights of '{name}' cannot be in {wanted} bits")
