@@ -6,16 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import Calibrated, calibrate
+from lepton_compile.quantization.calibration import Calibrated, calibrate, round_small_weights
 from lepton_compile.quantization.choice import Assignment, choose
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.recipe import BFLOAT16, INT4_WEIGHTS, INT8, PRECISIONS, Recipe, follow
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.rewriting.passes import Context
 
@@ -124,7 +125,12 @@ class _Study:
 
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
-        return self.calibrated.restricted(assignment, self._groups)
+        small = self._small_rounding if INT4_WEIGHTS in assignment.values() else {}
+        return self.calibrated.restricted(assignment, self._groups, small)
+
+    @cached_property
+    def _small_rounding(self) -> Mapping[str, str]:
+        return round_small_weights(self._graph, self._contract)
 
     def quantized(self, assignment: Assignment) -> Graph:
         """The graph, quantized so."""

@@ -16,9 +16,9 @@ from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.narrowing import narrow
 from lepton_compile.quantization.weight_only import make_weight_only
 
-INT8, BFLOAT16 = "int8", "bfloat16"
+INT8, BFLOAT16, INT4_WEIGHTS = "int8", "bfloat16", "int4 weights"
 """What a layer computes in: weights and what it reads are of this type, sums are not."""
-WEIGHT_BITS: Mapping[str, int] = {"int8 weights": 8, "int4 weights": 4}
+WEIGHT_BITS: Mapping[str, int] = {"int8 weights": 8, INT4_WEIGHTS: 4}
 """What a layer's weights are kept in while it computes in float32."""
 PRECISIONS = (INT8, BFLOAT16, *WEIGHT_BITS)
 
@@ -33,12 +33,14 @@ class Recipe:
         smoothing: What each channel of a source is divided by before it is quantized, where it is; the weights that are
             multiplied with it make up for that.
         corrections: What is added to each output of a layer, for the mean of what quantization takes from it.
+        rounding: How weights of layers in integers are rounded if not to the nearest ones, as `rounding.told` says it.
     """
 
     precisions: Mapping[str, str]
     scales: Mapping[str, tuple[float, int]]
     smoothing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    rounding: Mapping[str, str] = field(default_factory=dict)
 
     def having(self, precision: str) -> list[str]:
         """The layers of one precision."""
@@ -49,7 +51,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     """Quantize a graph, in place.
 
     Raises:
-        ValueError: It names layers or tensors that the graph does not have, or precisions that there are not.
+        ValueError: It names layers or tensors that the graph does not have, precisions that there are not, or how other
+            weights are rounded.
     """
     if unknown := set(recipe.precisions.values()) - set(PRECISIONS):
         raise ValueError(f"there is no precision '{min(unknown)}'; there are {', '.join(PRECISIONS)}")
@@ -65,7 +68,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     for name in recipe.scales:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
     narrow(graph, recipe.having(BFLOAT16))
-    make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
+    bits = {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)}
+    make_weight_only(graph, bits, rounding=recipe.rounding)
     return graph
 
 
@@ -74,7 +78,7 @@ def _follow_layer(recipe: Recipe, layer: Layer, insertion: Insertion) -> None:
         insertion.scale_weights(layer, factors)
     if (correction := _floats(recipe.corrections.get(layer.node))) is not None:
         insertion.add_to_outputs(layer, correction)
-    insertion.quantize_weights(layer)
+    insertion.quantize_weights(layer, recipe.rounding.get(layer.node))
 
 
 def _floats(values: tuple[float, ...] | None) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:

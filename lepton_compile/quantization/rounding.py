@@ -1,0 +1,116 @@
+"""Rounding weights together: not each to its nearest integer, but so that what one loses others make up for.
+
+Integers Q in place of weights W cost the outputs of a layer that reads x, in mean square, tr((W - Q)' H (W - Q)) with
+H = E[x x'], which samples tell. Inputs go together, so that what rounding one weight loses can be made up for by those
+that are not rounded yet (optimal brain quantization; Frantar and Alistarh, 2022, arXiv:2208.11580). With one order for
+all outputs, that takes one Cholesky factor (Frantar et al., 2022, arXiv:2210.17323):
+
+    H^-1 = U'U;   e_i = (w_i - q_i) / U_ii;   w_j -= U_ij e_i   for all j > i
+
+The inputs of the largest mean square go first, while many are left to make up for them.
+
+What is decided is kept as the difference from the nearest integers, so that it can be followed without samples.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from lepton_compile.quantization.layers import Layer
+
+Array = npt.NDArray[Any]
+
+# Rows whose effect on the later ones is taken together, as a product of matrices.
+_BLOCK = 64
+# What is added to the diagonal of H, as a share of its mean: samples say little of directions that they hardly take.
+_DAMPING = 0.1
+
+
+def rounded_together(
+    weights: Array, steps: Array, nearest: Array, largest: int, moments: Array
+) -> npt.NDArray[np.int8]:
+    """Integers that cost no output more than the nearest ones do.
+
+    Args:
+        weights: By groups, inputs and outputs, as `by_inputs` gives them.
+        steps: What an integer is worth for each of them.
+        nearest: The integers nearest to them.
+        largest: The largest integer, in magnitude.
+        moments: H of each group.
+    """
+    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")[:, :, None]
+    left = np.take_along_axis(weights, order, axis=1)
+    worth = np.take_along_axis(steps, order, axis=1)
+    factor = _factor(np.take_along_axis(np.take_along_axis(moments, order, axis=1), order.swapaxes(1, 2), axis=2))
+    integers = np.empty_like(left)
+    inner = left.shape[1]
+    for start in range(0, inner, _BLOCK):
+        end = min(start + _BLOCK, inner)
+        errors = np.empty_like(left[:, start:end])
+        for row in range(start, end):
+            integers[:, row] = np.clip(np.rint(left[:, row] / worth[:, row]), -largest, largest)
+            error = (left[:, row] - integers[:, row] * worth[:, row]) / factor[:, row, row, None]
+            left[:, row + 1 : end] -= factor[:, row, row + 1 : end, None] * error[:, None]
+            errors[:, row - start] = error
+        left[:, end:] -= factor[:, start:end, end:].swapaxes(1, 2) @ errors
+    found = np.empty_like(integers)
+    np.put_along_axis(found, order, integers, axis=1)
+    better = costs(weights - found * steps, moments) < costs(weights - nearest * steps, moments)
+    return np.where(better[:, None], found, nearest).astype(np.int8)
+
+
+def costs(differences: Array, moments: Array) -> Array:
+    """What differences of weights cost each output, in mean square; by groups and outputs."""
+    return np.asarray((differences * (moments @ differences)).sum(axis=1))
+
+
+def by_inputs(node: gs.Node, layer: Layer, weights: Array) -> Array:
+    """Weights of a layer, or what there is for each of them, by groups, the inputs of a group, and its outputs."""
+    if node.op == "Conv":
+        groups = int(node.attrs.get("group", 1))
+        return weights.reshape(groups, weights.shape[0] // groups, -1).swapaxes(1, 2)
+    return (weights if layer.output_axis == 1 else weights.T)[None]
+
+
+def as_stored(node: gs.Node, layer: Layer, values: Array, shape: tuple[int, ...]) -> Array:
+    """What `by_inputs` made of an array of this shape, in that shape again."""
+    if node.op == "Conv":
+        return values.swapaxes(1, 2).reshape(shape)
+    stored: Array = values[0] if layer.output_axis == 1 else values[0].T
+    return stored
+
+
+def told(integers: Array, nearest: Array) -> str:
+    """By how much integers differ from the nearest ones, as text."""
+    moved = integers.astype(np.int8) - nearest.astype(np.int8)
+    return base64.b64encode(zlib.compress(moved.tobytes(), 9)).decode()
+
+
+def followed(nearest: Array, text: str) -> Array:
+    """The integers that `told` was given.
+
+    Raises:
+        ValueError: The text is no such difference, or one for another number of weights.
+    """
+    try:
+        moved = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.int8)
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"the rounding of weights cannot be read: {error}") from error
+    if moved.size != nearest.size:
+        raise ValueError(f"the rounding is of {moved.size} weights, not of {nearest.size}")
+    return (nearest + moved.reshape(nearest.shape)).astype(nearest.dtype)
+
+
+def _factor(moments: Array) -> npt.NDArray[np.float32]:
+    """U of each group."""
+    damped = moments.astype(np.float64)
+    mean = np.diagonal(damped, axis1=1, axis2=2).mean(axis=1)
+    every = np.arange(damped.shape[1])
+    damped[:, every, every] += np.where(mean > 0, _DAMPING * mean, 1.0)[:, None]
+    return np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(1, 2).astype(np.float32)
