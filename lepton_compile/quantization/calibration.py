@@ -208,9 +208,9 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     for source in group.sources:
         histogram.merge(statistics[source].histogram)
     ways = [_Way(each.observer, each.scale, each.zero) for each in candidate_ranges(histogram)]
-    if not _can_be_smoothed(group, weights):
-        return ways
     known = statistics[group.name]
+    if not _can_be_smoothed(group, weights, known.lowest.size):
+        return ways
     peaks = np.maximum(np.abs(known.lowest), np.abs(known.highest))
     of_weights = np.max([_peaks(weights[layer.node], layer) for layer in group.layers], axis=0)
     for exponent in _EXPONENTS:
@@ -223,12 +223,12 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     return ways
 
 
-def _can_be_smoothed(group: Group, weights: Mapping[str, Array | None]) -> bool:
-    """Whether all layers read one tensor as it is, and each of its channels has weights of its own."""
+def _can_be_smoothed(group: Group, weights: Mapping[str, Array | None], channels: int) -> bool:
+    """Whether all layers read one tensor as it is, and each of its channels has an index of the weights of its own."""
     if len(group.sources) > 1 or any(layer.depthwise or layer.input != group.name for layer in group.layers):
         return False
     shapes = [(known.shape[layer.weights_axis]) for layer in group.layers if (known := weights[layer.node]) is not None]
-    return len(set(shapes)) == 1
+    return set(shapes) == {channels}
 
 
 def _peaks(weights: Array | None, layer: Layer) -> Array:

@@ -1,13 +1,15 @@
 """Rounding weights together: not each to its nearest integer, but so that what one loses others make up for.
 
 Integers Q in place of weights W cost the outputs of a layer that reads x, in mean square, tr((W - Q)' H (W - Q)) with
-H = E[x x'], which samples tell. Inputs go together, so that what rounding one weight loses can be made up for by those
-that are not rounded yet (optimal brain quantization; Frantar and Alistarh, 2022, arXiv:2208.11580). With one order for
-all outputs, that takes one Cholesky factor (Frantar et al., 2022, arXiv:2210.17323):
+H = E[x x'], which samples tell. With H = M'M, M triangular, that is for each output the length of M (w - q), whose
+components can be made small one after the other, from the last on:
 
-    H^-1 = U'U;   e_i = (w_i - q_i) / U_ii;   w_j -= U_ij e_i   for all j > i
+    q_i = round(w_i + sum of M_ij / M_ii (w_j - q_j) over j > i)
 
-The inputs of the largest mean square go first, while many are left to make up for them.
+This is how Babai finds a near point of a lattice ("On Lovasz' lattice reduction and the nearest lattice point problem",
+1986), and rounds as optimal brain quantization does in a fixed order (Frantar and Alistarh, 2022, arXiv:2208.11580;
+Frantar et al., 2022, arXiv:2210.17323). The inputs of the largest mean square go first, while many are left to make up
+for them.
 
 What is decided is kept as the difference from the nearest integers, so that it can be followed without samples.
 """
@@ -26,7 +28,7 @@ from lepton_compile.quantization.layers import Layer
 
 Array = npt.NDArray[Any]
 
-# Rows whose effect on the later ones is taken together, as a product of matrices.
+# Rows that what is lost before is added up for together, as a product of matrices.
 _BLOCK = 64
 # What is added to the diagonal of H, as a share of its mean: samples say little of directions that they hardly take.
 _DAMPING = 0.1
@@ -44,21 +46,20 @@ def rounded_together(
         largest: The largest integer, in magnitude.
         moments: H of each group.
     """
-    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")[:, :, None]
-    left = np.take_along_axis(weights, order, axis=1)
+    order = np.argsort(np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")[:, :, None]
+    sorted_moments = np.take_along_axis(np.take_along_axis(moments, order, axis=1), order.swapaxes(1, 2), axis=2)
+    factor = _factor(sorted_moments)
+    exact = np.take_along_axis(weights, order, axis=1)
     worth = np.take_along_axis(steps, order, axis=1)
-    factor = _factor(np.take_along_axis(np.take_along_axis(moments, order, axis=1), order.swapaxes(1, 2), axis=2))
-    integers = np.empty_like(left)
-    inner = left.shape[1]
-    for start in range(0, inner, _BLOCK):
-        end = min(start + _BLOCK, inner)
-        errors = np.empty_like(left[:, start:end])
-        for row in range(start, end):
-            integers[:, row] = np.clip(np.rint(left[:, row] / worth[:, row]), -largest, largest)
-            error = (left[:, row] - integers[:, row] * worth[:, row]) / factor[:, row, row, None]
-            left[:, row + 1 : end] -= factor[:, row, row + 1 : end, None] * error[:, None]
-            errors[:, row - start] = error
-        left[:, end:] -= factor[:, start:end, end:].swapaxes(1, 2) @ errors
+    integers, errors = np.empty_like(exact), np.empty_like(exact)
+    for end in range(exact.shape[1], 0, -_BLOCK):
+        start = max(end - _BLOCK, 0)
+        before = factor[:, start:end, end:] @ errors[:, end:]
+        for row in range(end - 1, start - 1, -1):
+            lost = before[:, row - start] + (factor[:, row, None, row + 1 : end] @ errors[:, row + 1 : end])[:, 0]
+            wanted = exact[:, row] + lost / factor[:, row, row, None]
+            integers[:, row] = np.clip(np.rint(wanted / worth[:, row]), -largest, largest)
+            errors[:, row] = exact[:, row] - integers[:, row] * worth[:, row]
     found = np.empty_like(integers)
     np.put_along_axis(found, order, integers, axis=1)
     better = costs(weights - found * steps, moments) < costs(weights - nearest * steps, moments)
@@ -89,7 +90,9 @@ def as_stored(node: gs.Node, layer: Layer, values: Array, shape: tuple[int, ...]
 def told(integers: Array, nearest: Array) -> str:
     """By how much integers differ from the nearest ones, as text."""
     moved = integers.astype(np.int8) - nearest.astype(np.int8)
-    return base64.b64encode(zlib.compress(moved.tobytes(), 9)).decode()
+    # They have no pattern but how frequent each is, and looking for one takes long.
+    packing = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return base64.b64encode(packing.compress(moved.tobytes()) + packing.flush()).decode()
 
 
 def followed(nearest: Array, text: str) -> Array:
@@ -108,9 +111,9 @@ def followed(nearest: Array, text: str) -> Array:
 
 
 def _factor(moments: Array) -> npt.NDArray[np.float32]:
-    """U of each group."""
+    """M of each group."""
     damped = moments.astype(np.float64)
     mean = np.diagonal(damped, axis1=1, axis2=2).mean(axis=1)
     every = np.arange(damped.shape[1])
     damped[:, every, every] += np.where(mean > 0, _DAMPING * mean, 1.0)[:, None]
-    return np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(1, 2).astype(np.float32)
+    return np.linalg.cholesky(damped).swapaxes(1, 2).astype(np.float32)
