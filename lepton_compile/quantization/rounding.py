@@ -88,11 +88,12 @@ def as_stored(node: gs.Node, layer: Layer, values: Array, shape: tuple[int, ...]
 
 
 def told(integers: Array, nearest: Array) -> str:
-    """By how much integers differ from the nearest ones, as text."""
-    moved = integers.astype(np.int8) - nearest.astype(np.int8)
-    # They have no pattern but how frequent each is, and looking for one takes long.
+    """By how much integers differ from the nearest ones, as text: a bit for each that says whether, and those that do."""
+    moved = (integers.astype(np.int8) - nearest.astype(np.int8)).reshape(-1)
+    packed = np.packbits(moved != 0).tobytes() + moved[moved != 0].tobytes()
+    # There is no pattern in them but how frequent each byte is, and looking for one takes long.
     packing = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
-    return base64.b64encode(packing.compress(moved.tobytes()) + packing.flush()).decode()
+    return base64.b64encode(packing.compress(packed) + packing.flush()).decode()
 
 
 def followed(nearest: Array, text: str) -> Array:
@@ -102,12 +103,17 @@ def followed(nearest: Array, text: str) -> Array:
         ValueError: The text is no such difference, or one for another number of weights.
     """
     try:
-        moved = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.int8)
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
     except (ValueError, zlib.error) as error:
         raise ValueError(f"the rounding of weights cannot be read: {error}") from error
-    if moved.size != nearest.size:
-        raise ValueError(f"the rounding is of {moved.size} weights, not of {nearest.size}")
-    return (nearest + moved.reshape(nearest.shape)).astype(nearest.dtype)
+    flags = -(-nearest.size // 8)
+    differs = np.unpackbits(packed[:flags]).astype(bool)
+    by = packed[flags:].view(np.int8)
+    if differs[nearest.size :].any() or len(differs) != 8 * flags or differs.sum() != by.size:
+        raise ValueError(f"the rounding is of other weights than these {nearest.size}")
+    found = nearest.copy()
+    found[differs[: nearest.size].reshape(nearest.shape)] += by
+    return found
 
 
 def _factor(moments: Array) -> npt.NDArray[np.float32]:
