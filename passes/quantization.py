@@ -41,6 +41,7 @@ class Quantization(Pass):
         scales: Scale and zero point of what layers in int8 read, by tensor.
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.
+        rounding: By how much the integers of some of the layers' weights differ from the nearest ones, compressed.
     """
 
     name = "quantization"
@@ -51,6 +52,7 @@ class Quantization(Pass):
     scales: tuple[tuple[str, float, int], ...] = ()
     smoothing: tuple[tuple[str, tuple[float, ...]], ...] = ()
     corrections: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    rounding: tuple[tuple[str, str], ...] = ()
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the layers that pay."""
@@ -79,6 +81,7 @@ class Quantization(Pass):
             {name: (scale, zero) for name, scale, zero in self.scales},
             dict(self.smoothing),
             dict(self.corrections),
+            dict(self.rounding),
         )
         return follow(recipe, graph)
 
@@ -103,4 +106,5 @@ def _pass_of(recipe: Recipe) -> Quantization:
         tuple((name, *scale) for name, scale in recipe.scales.items()),
         tuple(recipe.smoothing.items()),
         tuple(recipe.corrections.items()),
+        tuple(recipe.rounding.items()),
     )

@@ -162,9 +162,15 @@ class Contract:
             self._judged([each.answer for each in judging], judging)  # so that a metric that cannot judge fails first
         return found
 
-    def samples(self, most: int) -> Sequence[Answered]:
-        """Samples that calibrate, at most so many, at equal distances."""
-        kept = self._calibrating.samples
+    def samples(self, most: int, but: Sequence[Answered] = ()) -> Sequence[Answered]:
+        """Samples that calibrate, at most so many, at equal distances.
+
+        Args:
+            most: How many.
+            but: Some that are left out.
+        """
+        without = {id(each) for each in but}
+        kept = [each for each in self._calibrating.samples if id(each) not in without]
         return kept[:: max(1, -(-len(kept) // most))]
 
     def judge(self, graph: Graph, on: Sequence[Answered] | None = None) -> Judgement:

@@ -5,6 +5,7 @@
   al., 2019, arXiv:1906.04721): y = (x / s) (s w), with s_c = max|x_c|^a / max|w_c|^(1 - a), where a channel of large
   values would leave the others few of the 256 steps. It costs a multiplication of each value, so it has to help.
 - Bias correction (Nagel et al., 2019): what quantization takes from an output's mean is added to it.
+- Rounding weights together (`rounding.py`), fitted to other samples than those that judge it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, Recipe
+from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT4_WEIGHTS, INT8, Recipe
+from lepton_compile.quantization.refinement import PAYS, rounded_blocks, rounded_trials
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
@@ -30,6 +32,8 @@ Array = npt.NDArray[Any]
 
 TRIAL_SAMPLES = 8
 """How many samples the trials see."""
+# How many others rounding is fitted to.
+_FITTED = 32
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7
 _FRACTIONS = 1.0, 0.7
@@ -54,8 +58,14 @@ class Calibrated:
     losses: Mapping[str, Loss]
     observers: Mapping[str, str]
 
-    def restricted(self, precisions: Assignment, groups: Sequence[Group]) -> Recipe:
-        """The recipe that gives layers these precisions."""
+    def restricted(self, precisions: Assignment, groups: Sequence[Group], small_rounding: Mapping[str, str]) -> Recipe:
+        """The recipe that gives layers these precisions.
+
+        Args:
+            precisions: By the layers' names.
+            groups: What layers read.
+            small_rounding: How weights in 4 bits are rounded if not to the nearest integers.
+        """
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
 
@@ -69,6 +79,8 @@ class Calibrated:
             {name: scale for name, scale in recipe.scales.items() if name in sources},
             {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
+            {name: rounding for name, rounding in recipe.rounding.items() if name in layers}
+            | {name: text for name, text in small_rounding.items() if precisions.get(name) == INT4_WEIGHTS},
         )
 
 
@@ -102,12 +114,59 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     trials = [
         (number, way, layer) for number, group in enumerate(groups) for way in ways[number] for layer in group.layers
     ]
-    samples = [each.sample.inputs for each in contract.samples(TRIAL_SAMPLES)]
-    found = losses(graph, [way.trial(layer) for _, way, layer in trials], samples)
+    judging, fitting = _samples(contract)
+    found = losses(graph, [way.trial(layer) for _, way, layer in trials], judging)
     by_way: dict[tuple[int, _Way], dict[str, Loss]] = {}
     for (number, way, layer), loss in zip(trials, found, strict=True):
         by_way.setdefault((number, way), {})[layer.node] = loss
-    return _best(groups, [{way: by_way[number, way] for way in ways[number]} for number in range(len(groups))])
+    best = _best(groups, [{way: by_way[number, way] for way in ways[number]} for number in range(len(groups))])
+    return _rounded_together(graph, groups, best, fitting, judging) if fitting else best
+
+
+def round_small_weights(graph: Graph, contract: Contract) -> dict[str, str]:
+    """How weights in 4 bits are rounded together, by the names of the layers that it pays for.
+
+    Args:
+        graph: The graph.
+        contract: The contract, whose samples have been read.
+    """
+    judging, fitting = _samples(contract)
+    return rounded_blocks(graph, fitting, judging) if fitting else {}
+
+
+def _samples(contract: Contract) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
+    """Those that trials see, and others; none of those that are held out."""
+    judging = contract.samples(TRIAL_SAMPLES)
+    fitting = contract.samples(_FITTED, but=judging)
+    return [each.sample.inputs for each in judging], [each.sample.inputs for each in fitting]
+
+
+def _rounded_together(
+    graph: Graph,
+    groups: Sequence[Group],
+    found: Calibrated,
+    fitting: Sequence[Mapping[str, Array]],
+    judging: Sequence[Mapping[str, Array]],
+) -> Calibrated:
+    """With weights rounded together where it pays."""
+    recipe = found.recipe
+    trials = [
+        Trial(layer, recipe.scales[group.name], recipe.smoothing.get(group.name))
+        for group in groups
+        for layer in group.layers
+    ]
+    tried = rounded_trials(graph, trials, fitting)
+    corrections, rounding, left = dict(recipe.corrections), dict(recipe.rounding), dict(found.losses)
+    for trial, loss in zip(tried, losses(graph, tried, judging), strict=True):
+        name = trial.layer.node
+        settled, offsets = _settled(loss)
+        if trial.rounding is None or settled.error >= PAYS * left[name].error:
+            continue
+        left[name], rounding[name] = settled, trial.rounding
+        corrections.pop(name, None)
+        if offsets is not None:
+            corrections[name] = offsets
+    return replace(found, recipe=replace(recipe, corrections=corrections, rounding=rounding), losses=left)
 
 
 def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Loss]]]) -> Calibrated:
@@ -123,13 +182,18 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
         if way.smoothing is not None:
             smoothing[group.name] = way.smoothing
         for layer in group.layers:
-            loss = ways[way][layer.node]
-            if loss.corrected < _CORRECTED * loss.error:
-                corrections[layer.node] = loss.offsets
-                loss = replace(loss, error=loss.corrected)
-            found[layer.node] = loss
+            found[layer.node], offsets = _settled(ways[way][layer.node])
+            if offsets is not None:
+                corrections[layer.node] = offsets
     layers = [layer.node for group in groups for layer in group.layers]
     return Calibrated(Recipe(dict.fromkeys(layers, INT8), scales, smoothing, corrections), found, observers)
+
+
+def _settled(loss: Loss) -> tuple[Loss, tuple[float, ...] | None]:
+    """What is lost, and what is added to outputs where it helps."""
+    if loss.corrected < _CORRECTED * loss.error:
+        return replace(loss, error=loss.corrected), loss.offsets
+    return loss, None
 
 
 def _total(by_layer: Mapping[str, Loss]) -> float:

@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import LAYERS, Layer
+from lepton_compile.quantization.rounding import followed
 from lepton_compile.quantization.weights import LARGEST_BIAS, rounded, rounded_bias, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, producer
 
@@ -70,12 +71,22 @@ class Insertion:
             node, gs.Node("Add", self._name(node.name, "corrected"), {}, [summed, offset], [result])
         )
 
-    def quantize_weights(self, layer: Layer) -> None:
-        """Let a layer read its weights and bias from integers."""
+    def quantize_weights(self, layer: Layer, rounding: str | None = None) -> None:
+        """Let a layer read its weights and bias from integers.
+
+        Args:
+            layer: The layer.
+            rounding: How weights are rounded if not to the nearest integers, as `rounding.told` says it.
+
+        Raises:
+            ValueError: The rounding is not of these weights.
+        """
         node = self._nodes[layer.node]
         weights = _known(node.inputs[1])
         steps = weight_scales(weights, layer.output_axis)
         integers = rounded(weights, steps, layer.output_axis)
+        if rounding is not None:
+            integers = followed(integers, rounding)
         node.inputs[1] = self._dequantized(node, node.inputs[1], integers, steps, layer.output_axis)
         bias = operand(node, 2)
         known = constant(bias)

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
+from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate, round_small_weights
 from lepton_compile.quantization.choice import Assignment, choose, fastest
 from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer
@@ -141,7 +142,13 @@ class _Study:
 
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
-        return self.calibrated.restricted(self.completed(assignment), self._groups)
+        precisions = self.completed(assignment)
+        small = self._small_rounding if INT4_WEIGHTS in precisions.values() else {}
+        return self.calibrated.restricted(precisions, self._groups, small)
+
+    @cached_property
+    def _small_rounding(self) -> Mapping[str, str]:
+        return round_small_weights(self._graph, self._contract)
 
     def quantized(self, assignment: Assignment) -> Graph:
         """The graph, quantized so; the shapes of what is new are not known."""

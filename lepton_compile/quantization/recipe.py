@@ -36,12 +36,14 @@ class Recipe:
         smoothing: What each channel of a source is divided by before it is quantized, where it is; the weights that are
             multiplied with it make up for that.
         corrections: What is added to each output of a layer, for the mean of what quantization takes from it.
+        rounding: How weights of layers in integers are rounded if not to the nearest ones, as `rounding.told` says it.
     """
 
     precisions: Mapping[str, str]
     scales: Mapping[str, tuple[float, int]]
     smoothing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    rounding: Mapping[str, str] = field(default_factory=dict)
 
     def having(self, precision: str) -> list[str]:
         """The layers of one precision."""
@@ -52,7 +54,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     """Quantize a graph, in place.
 
     Raises:
-        ValueError: It names layers or tensors that the graph does not have, or precisions that there are not.
+        ValueError: It names layers or tensors that the graph does not have, precisions that there are not, or how other
+            weights are rounded.
     """
     if unknown := set(recipe.precisions.values()) - set(PRECISIONS):
         raise ValueError(f"there is no precision '{min(unknown)}'; there are {', '.join(PRECISIONS)}")
@@ -72,7 +75,8 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     # Behind the others, which have all but layers read what they round.
     smoothing = {name: np.array(factors, np.float32) for name, factors in recipe.smoothing.items()}
     quantize_dynamically(graph, [known[name] for name in dynamic], smoothing)
-    make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
+    bits = {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)}
+    make_weight_only(graph, bits, rounding=recipe.rounding)
     return graph
 
 
@@ -81,7 +85,7 @@ def _follow_layer(recipe: Recipe, layer: Layer, insertion: Insertion) -> None:
         insertion.scale_weights(layer, factors)
     if (correction := _floats(recipe.corrections.get(layer.node))) is not None:
         insertion.add_to_outputs(layer, correction)
-    insertion.quantize_weights(layer)
+    insertion.quantize_weights(layer, recipe.rounding.get(layer.node))
 
 
 def _floats(values: tuple[float, ...] | None) -> np.ndarray[tuple[int], np.dtype[np.float32]] | None:

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import Layer
+from lepton_compile.quantization.rounding import followed
 from lepton_compile.quantization.weights import rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import constant
 
@@ -34,11 +35,13 @@ class Trial:
         layer: The layer.
         scale: Scale and zero point of its input; None: those of the range that it has in each run.
         smoothing: What each channel of the input is divided by before, and its weights multiplied with.
+        rounding: How its weights are rounded if not to the nearest integers, as `rounding.told` says it.
     """
 
     layer: Layer
     scale: tuple[float, int] | None
     smoothing: tuple[float, ...] | None = None
+    rounding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
     x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", _quantized(graph, prefix, x, trial))
     steps = weight_scales(weights, layer.output_axis)
     integers_of_weights = rounded(weights, steps, layer.output_axis)
+    if trial.rounding is not None:
+        integers_of_weights = followed(integers_of_weights, trial.rounding)
     weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
     inputs = [x, _constant(f"{prefix}_weights", weights), *node.inputs[2:]]
     made = _node(graph, node.op, f"{prefix}_layer", inputs, attrs=dict(node.attrs))

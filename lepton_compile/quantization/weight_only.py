@@ -12,20 +12,25 @@ They stand in bytes, which lowering packs: what counts is their range.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.rounding import followed
 from lepton_compile.quantization.weights import Array, rounded, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
 
 BLOCK = 32
 """Numbers of 4 bits that share a scale."""
 
-_LARGEST = 7
+LARGEST_OF_FOUR_BITS = 7
+"""The largest integer of those that are symmetric around 0."""
+
+_NO_ROUNDING: Mapping[str, str] = MappingProxyType({})
 _RECURRENT = ("GRU", "LSTM", "RNN")
 _WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "Gather": (0,), "Gemm": (1,), "MatMul": (1,)} | dict.fromkeys(
     _RECURRENT, (1, 2)
@@ -59,16 +64,35 @@ def candidates(graph: Graph) -> Iterator[Candidate]:
                 yield Candidate(node.name, sum(each.size for each in known), bits)
 
 
-def make_weight_only(graph: Graph, bits: Mapping[str, int], *, symmetric: bool = True) -> None:
+@dataclass(frozen=True)
+class Integers:
+    """Weights as integers: inputs and attributes of a DequantizeLinear."""
+
+    values: Array
+    scales: npt.NDArray[np.float32]
+    zeros: Array | None
+    attributes: Mapping[str, int]
+
+    @property
+    def steps(self) -> npt.NDArray[np.float32]:
+        """The scale of each number of those in blocks."""
+        axis = self.attributes["axis"]
+        return np.take(self.scales, np.arange(self.values.shape[axis]) // BLOCK, axis=axis)
+
+
+def make_weight_only(
+    graph: Graph, bits: Mapping[str, int], *, symmetric: bool = True, rounding: Mapping[str, str] = _NO_ROUNDING
+) -> None:
     """Let nodes read their weights from integers.
 
     Args:
         graph: Changed in place.
         bits: By names of nodes, of `candidates`, in how many bits.
         symmetric: Whether numbers of 4 bits are symmetric around 0, without zero points.
+        rounding: How weights of nodes are rounded if not to the nearest integers, as `rounding.told` says it.
 
     Raises:
-        ValueError: A node is no candidate, or not in so many bits.
+        ValueError: A node is no candidate, or not in so many bits, or a rounding is not of its weights.
     """
     allowed = {each.node: each.bits for each in candidates(graph)} if bits else {}
     for name, wanted in bits.items():
@@ -80,18 +104,10 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, symmetric: bool =
         for place in _WEIGHTS[node.op]:
             weights = constant(node.inputs[place])
             assert weights is not None
-            made = _in_bytes(node, weights) if bits[node.name] == 8 else _in_blocks(node, weights, symmetric)
+            made = _in_bytes(node, weights) if bits[node.name] == 8 else in_blocks(node, weights, symmetric)
+            if node.name in rounding:
+                made = replace(made, values=followed(made.values, rounding[node.name]))
             _dequantize(node, place, made, uses)
-
-
-@dataclass(frozen=True)
-class _Integers:
-    """Inputs and attributes of a DequantizeLinear."""
-
-    values: Array
-    scales: npt.NDArray[np.float32]
-    zeros: Array | None
-    attributes: Mapping[str, int]
 
 
 def _can_be_integers(node: gs.Node, weights: Array) -> bool:
@@ -102,17 +118,17 @@ def _can_be_integers(node: gs.Node, weights: Array) -> bool:
     return node.op != "MatMul" or weights.ndim == 2
 
 
-def _in_bytes(node: gs.Node, weights: Array) -> _Integers:
+def _in_bytes(node: gs.Node, weights: Array) -> Integers:
     if node.op in _RECURRENT:
         # A block of all inputs is a scale for each row of each direction.
         rows = weights.reshape(-1, weights.shape[2])
         scales = weight_scales(rows, 0)
         values = rounded(rows, scales, 0).reshape(weights.shape)
         attributes = {"axis": 2, "block_size": weights.shape[2]}
-        return _Integers(values, scales.reshape(*weights.shape[:2], 1), None, attributes)
+        return Integers(values, scales.reshape(*weights.shape[:2], 1), None, attributes)
     axis = _output_axis(node, weights.ndim)
     scales = weight_scales(weights, axis)
-    return _Integers(rounded(weights, scales, axis), scales, None, {"axis": axis})
+    return Integers(rounded(weights, scales, axis), scales, None, {"axis": axis})
 
 
 def _output_axis(node: gs.Node, rank: int) -> int:
@@ -127,7 +143,8 @@ def _output_axis(node: gs.Node, rank: int) -> int:
             return 1
 
 
-def _in_blocks(node: gs.Node, weights: Array, symmetric: bool) -> _Integers:
+def in_blocks(node: gs.Node, weights: Array, symmetric: bool = True) -> Integers:
+    """The weights of a product in 4 bits, in blocks of the axis that is summed over."""
     axis = 1 - _output_axis(node, 2)
     by_inner = weights if axis == 0 else weights.T
     inner, columns = by_inner.shape
@@ -135,19 +152,19 @@ def _in_blocks(node: gs.Node, weights: Array, symmetric: bool) -> _Integers:
     zeros = None
     if symmetric:
         peaks = np.abs(padded).max(axis=1)
-        scales = np.where(peaks > 0, peaks / np.float32(_LARGEST), 1).astype(np.float32)
-        values = np.clip(np.rint(padded / scales[:, None]), -_LARGEST, _LARGEST).astype(np.int8)
+        scales = np.where(peaks > 0, peaks / np.float32(LARGEST_OF_FOUR_BITS), 1).astype(np.float32)
+        values = np.clip(np.rint(padded / scales[:, None]), -LARGEST_OF_FOUR_BITS, LARGEST_OF_FOUR_BITS).astype(np.int8)
     else:
         low, high = np.minimum(padded.min(axis=1), 0), np.maximum(padded.max(axis=1), 0)
-        scales = np.where(high > low, (high - low) / np.float32(2 * _LARGEST + 1), 1).astype(np.float32)
+        scales = np.where(high > low, (high - low) / np.float32(2 * LARGEST_OF_FOUR_BITS + 1), 1).astype(np.float32)
         zeros = np.rint(-low / scales).astype(np.uint8)
         steps = np.rint(padded / scales[:, None]) + zeros[:, None]
-        values = np.clip(steps, 0, 2 * _LARGEST + 1).astype(np.uint8)
+        values = np.clip(steps, 0, 2 * LARGEST_OF_FOUR_BITS + 1).astype(np.uint8)
 
     def as_stored(numbers: Array) -> Array:
         return np.ascontiguousarray(numbers if axis == 0 else numbers.T)
 
-    return _Integers(
+    return Integers(
         as_stored(values.reshape(-1, columns)[:inner]),
         as_stored(scales),
         None if zeros is None else as_stored(zeros),
@@ -155,7 +172,7 @@ def _in_blocks(node: gs.Node, weights: Array, symmetric: bool) -> _Integers:
     )
 
 
-def _dequantize(node: gs.Node, place: int, made: _Integers, uses: Uses) -> None:
+def _dequantize(node: gs.Node, place: int, made: Integers, uses: Uses) -> None:
     known = node.inputs[place]
 
     def parameter(kind: str, values: Array) -> gs.Constant:

@@ -1,0 +1,140 @@
+"""Second moments E[x x'] of what layers multiply by their weights, over samples.
+
+For a convolution x is what a window sees of the input, padding included; so many windows of each sample are drawn, by
+a fixed seed, that all samples together give `_DRAWN`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+from numpy.lib.stride_tricks import sliding_window_view
+
+from lepton_compile.model import Graph
+from lepton_compile.quantization.layers import Layer
+
+Array = npt.NDArray[Any]
+
+LARGEST_INNER = 2304
+"""Moments of more inputs are not taken: they are so many squared, 21 MB in float32."""
+_DRAWN = 8192
+# What is held at a time: the tensors that layers read in one sample, and moments.
+_HELD_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a layer reads.
+
+    Attributes:
+        layer: The layer.
+        read: What it makes of its input before it multiplies; keeps zeros and the shape.
+    """
+
+    layer: Layer
+    read: Callable[[Array], Array]
+
+
+def second_moments(
+    graph: Graph, readings: Sequence[Reading], samples: Sequence[Mapping[str, Array]]
+) -> Iterator[tuple[Layer, npt.NDArray[np.float32]]]:
+    """The moments of each layer that has few enough inputs, by groups, inputs and inputs.
+
+    Args:
+        graph: The graph that has the layers.
+        readings: What they read.
+        samples: Inputs of the graph, at least one.
+    """
+    nodes = {node.name: node for node in graph.gs.nodes}
+    for part in _parts(readings, nodes):
+        session = graph.session(list(dict.fromkeys(each.layer.input for each in part)))
+        sums: dict[str, Array] = {}
+        counts: dict[str, int] = {}
+        for number, sample in enumerate(samples):
+            values = session.run(sample)
+            for each in part:
+                name = each.layer.node
+                drawn = np.random.default_rng(number)
+                rows = _rows(nodes[name], each.read(values[each.layer.input]), drawn, -(-_DRAWN // len(samples)))
+                sums[name] = sums.get(name, np.float32(0)) + rows.swapaxes(1, 2) @ rows
+                counts[name] = counts.get(name, 0) + rows.shape[1]
+        for each in part:
+            total = sums.pop(each.layer.node)
+            yield each.layer, (total / counts[each.layer.node]).astype(np.float32)
+
+
+def _parts(readings: Sequence[Reading], nodes: Mapping[str, gs.Node]) -> Iterator[list[Reading]]:
+    part: list[Reading] = []
+    total = 0
+    for each in readings:
+        node = nodes[each.layer.node]
+        groups, inner = _sizes(node)
+        if inner > LARGEST_INNER:
+            continue
+        size = 4 * (math.prod(node.inputs[0].shape) + groups * inner**2)
+        if part and total + size > _HELD_BYTES:
+            yield part
+            part, total = [], 0
+        part.append(each)
+        total += size
+    if part:
+        yield part
+
+
+def _sizes(node: gs.Node) -> tuple[int, int]:
+    """How many groups of inputs there are, and how many inputs in each."""
+    if node.op == "Conv":
+        return int(node.attrs.get("group", 1)), math.prod(node.inputs[1].shape[1:])
+    return 1, int(node.inputs[0].shape[-1])
+
+
+def _rows(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
+    """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs."""
+    if node.op != "Conv":
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[_draw(random, len(rows), most)][None]
+    windows = _windows(node, x)
+    places = windows.shape[: x.ndim - 1]
+    drawn = windows[np.unravel_index(_draw(random, math.prod(places), most), places)]
+    return drawn.reshape(len(drawn), int(node.attrs.get("group", 1)), -1).swapaxes(0, 1)
+
+
+def _draw(random: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
+
+
+def _windows(node: gs.Node, x: Array) -> Array:
+    """What each output of a convolution sees: by images, places, channels and taps; a view."""
+    taps = node.inputs[1].shape[2:]
+    rank = len(taps)
+    strides = node.attrs.get("strides", [1] * rank)
+    dilations = node.attrs.get("dilations", [1] * rank)
+    reach = [(count - 1) * dilation + 1 for count, dilation in zip(taps, dilations, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *_padding(node, x.shape[2:], reach, strides)])
+    windows = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    steps = [slice(None, None, int(step)) for step in (*strides, *dilations)]
+    return np.moveaxis(windows[(slice(None), slice(None), *steps)], 1, 1 + rank)
+
+
+def _padding(
+    node: gs.Node, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Before and after each spatial axis."""
+    automatic = node.attrs.get("auto_pad", "NOTSET")
+    if automatic in ("NOTSET", ""):
+        pads = node.attrs.get("pads", [0] * 2 * len(reach))
+        return list(zip(pads[: len(reach)], pads[len(reach) :], strict=True))
+    if automatic == "VALID":
+        return [(0, 0)] * len(reach)
+    found = []
+    for size, width, stride in zip(sizes, reach, strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + width - size, 0)
+        less = total // 2
+        found.append((less, total - less) if automatic == "SAME_UPPER" else (total - less, less))
+    return found
