@@ -30,8 +30,8 @@ from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
 
-# How many samples the trials see, and how many others rounding is fitted to.
-_SAMPLES = 8
+TRIED = 8
+"""How many samples the trials see; rounding is fitted to others."""
 _FITTED = 32
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7
@@ -133,7 +133,7 @@ def round_small_weights(graph: Graph, contract: Contract) -> dict[str, str]:
 
 def _samples(contract: Contract) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
     """Those that trials see, and others; none of those that are held out."""
-    judging = contract.samples(_SAMPLES)
+    judging = contract.samples(TRIED)
     fitting = contract.samples(_FITTED, but=judging)
     return [each.sample.inputs for each in judging], [each.sample.inputs for each in fitting]
 
