@@ -16,8 +16,9 @@ from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.narrowing import narrow
 from lepton_compile.quantization.weight_only import make_weight_only
 
-INT8, BFLOAT16, INT4_WEIGHTS = "int8", "bfloat16", "int4 weights"
+INT8, BFLOAT16 = "int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not."""
+INT4_WEIGHTS = "int4 weights"
 WEIGHT_BITS: Mapping[str, int] = {"int8 weights": 8, INT4_WEIGHTS: 4}
 """What a layer's weights are kept in while it computes in float32."""
 PRECISIONS = (INT8, BFLOAT16, *WEIGHT_BITS)
