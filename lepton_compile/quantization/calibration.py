@@ -31,8 +31,7 @@ from lepton_compile.rewriting.patterns import constant
 Array = npt.NDArray[Any]
 
 TRIAL_SAMPLES = 8
-"""How many samples the trials see."""
-# How many others rounding is fitted to.
+"""How many samples the trials see; rounding is fitted to others."""
 _FITTED = 32
 # Exponents of smoothing that are tried, and fractions of the range with each.
 _EXPONENTS = 0.5, 0.7

@@ -22,7 +22,7 @@ from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.rewriting.passes import Context
 
-# How many samples show what each layer costs alone.
+# How many of the samples that trials see show what each layer costs alone.
 _SAMPLES = 4
 # What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
 _BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
@@ -99,7 +99,9 @@ def plan(
     slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
-        "layers": _ranking(candidates, gains if context.measure else {}, study.calibrated, choice.alone, taken)
+        "layers": _ranking(
+            candidates, gains if context.measure else {}, study.calibrated, choice.alone, taken, study.recipe(taken)
+        )
     }
     if not taken:
         reason = "no layer holds the contract" if damaging else "no layer is faster in another precision"
@@ -211,7 +213,7 @@ class _Study:
 
     def drop(self, assignment: Assignment) -> float:
         """What it costs of the metric, on samples that calibrate."""
-        samples = self._contract.samples(_SAMPLES)
+        samples = self._contract.samples(TRIAL_SAMPLES)[:: TRIAL_SAMPLES // _SAMPLES]
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
 
     def _lost_dynamically(self, names: Sequence[str]) -> dict[str, float]:
@@ -282,6 +284,7 @@ def _ranking(
     calibrated: Calibrated,
     alone: Mapping[str, Mapping[str, float]],
     taken: Assignment,
+    recipe: Recipe,
 ) -> list[dict[str, object]]:
     """The layers, the one that suffers most first."""
 
@@ -298,6 +301,7 @@ def _ranking(
             "seconds saved": gains.get(name),
             "relative error of its output": math.sqrt(loss.error) if (loss := calibrated.losses.get(name)) else None,
             "drop of the metric alone": alone.get(name),
+            "weights": "rounded together" if name in recipe.rounding else None,
         }
         for name in order
     ]

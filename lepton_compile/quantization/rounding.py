@@ -88,7 +88,7 @@ def as_stored(node: gs.Node, layer: Layer, values: Array, shape: tuple[int, ...]
 
 
 def told(integers: Array, nearest: Array) -> str:
-    """By how much integers differ from the nearest ones, as text: a bit for each that says whether, and what do."""
+    """How integers differ from the nearest ones, as text: for each a bit that says whether, and then by how much."""
     moved = (integers.astype(np.int8) - nearest.astype(np.int8)).reshape(-1)
     packed = np.packbits(moved != 0).tobytes() + moved[moved != 0].tobytes()
     # There is no pattern in them but how frequent each byte is, and looking for one takes long.
