@@ -189,13 +189,15 @@ def _build_kernels(
     pool = workers()
     used = {call.kernel for call in program.calls()}
     overlapping = _overlapping_kernels(program)
+    # LLVM unrolls and peels less at its first level; kernels are written as loops that need neither to be fast enough.
+    machine = target.tvm() | ({"opt-level": 1} if program.small else {})
     tasks = [
         Task(
             kernel=kernel.name,
             nodes=kernel.nodes,
             function=kernel.text,
             symbol=kernel_symbol(program, kernel),
-            target=target.tvm(),
+            target=machine,
             path=scratch / f"k{index}.o",
             dimensions=program.dimensions,
             noalias=kernel.name not in overlapping,

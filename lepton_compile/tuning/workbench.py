@@ -56,6 +56,6 @@ class Workbench:
     def size(self, graph: Graph) -> int:
         """Bytes of the library, with weights as small as the graph has them."""
         ready = finish(graph, self._target, passes=self._passes)
-        program = lower(ready, self._target, self._name, exact_order=self._exact_order, small_weights=True)
+        program = lower(ready, self._target, self._name, exact_order=self._exact_order, small=True)
         library = generate(program, self._target)
         return library.path.stat().st_size
