@@ -49,7 +49,7 @@ from lepton_compile.kernels.register_tile import (
     rank_tiles,
     step_cycles,
 )  # fmt: skip
-from lepton_compile.kernels.window import Tiles, Window, over_row, tile_row
+from lepton_compile.kernels.window import Tiles, Window, inner_tiles, over_row
 
 Index = TypeVar("Index")
 Number = TypeVar("Number", bound=np.generic)
@@ -165,12 +165,12 @@ def _code_bytes(shapes: Convolution) -> int:
     columns, blocks = shapes.tile.columns, shapes.tile.blocks
     if shapes.flat:
         full, tail = divmod(shapes.pixels, columns)
-        cut = [Tiles(0, width, 1, False) for width in (columns if full else 0, tail) if width]
+        cut = [width for width in (columns if full else 0, tail) if width]
     else:
-        cut = tile_row(shapes.windows[-1], columns)
-    taps = shapes.windows[-1].kernel
-    vectors = sum(tiles.width * blocks * (taps if tiles.border else 1) for tiles in cut)
-    return TILE_BYTES * len(cut) + VECTOR_BYTES * vectors + EPILOGUE_BYTES * blocks
+        inner = inner_tiles(shapes.windows[-1], columns)
+        others = shapes.windows[-1].positions - inner.count * columns
+        cut = [width for width, count in ((columns, inner.count), (1, others)) if count]
+    return TILE_BYTES * len(cut) + VECTOR_BYTES * sum(cut) * blocks + EPILOGUE_BYTES * blocks
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
@@ -360,7 +360,9 @@ class Emitter:
     def row(self, place: Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
         window = self.shapes.windows[-1]
-        tiles = over_row(window, self.shapes.tile.columns, functools.partial(self.tile, place))
+        tiles = over_row(
+            window, self.shapes.tile.columns, functools.partial(self.tile, place), small=self.machine.small
+        )
         return sequence([tiles, self.again(place, 0, window.positions)]) if self.shared_epilogue else tiles
 
     def again(self, place: Place, begin: tirx.Expr | int, count: tirx.Expr | int) -> tirx.Stmt:
@@ -425,7 +427,7 @@ class Emitter:
         axis = len(taps)
         if axis < len(self.kernel) - 1:
             first, count = (0, 1) if self.shapes.flat else self.shapes.windows[axis].taps(place.outer[axis])
-            return serial(
+            return (rolled if self.machine.small else serial)(
                 count,
                 lambda tap: self.outer_taps(place, begin, tiles, registers, ib, [*taps, first + tap]),
                 "tap",
@@ -438,8 +440,10 @@ class Emitter:
             return loop(
                 window.kernel, lambda tap: self.lanes(place, begin, everywhere, registers, ib, [*taps, tap]), "tap"
             )
+        if not isinstance(begin, int):
+            first, count = window.taps(begin)
+            return rolled(count, lambda tap: self.lanes(place, begin, [0], registers, ib, [*taps, first + tap]), "tap")
         # At a border the columns that see an input differ from tap to tap.
-        assert isinstance(begin, int)
         columns = [[t for t in everywhere if window.inside(begin + t, tap)] for tap in range(window.kernel)]
         seen = [(tap, seeing) for tap, seeing in enumerate(columns) if seeing]
         steps = [self.lanes(place, begin, seeing, registers, ib, [*taps, tap]) for tap, seeing in seen]
