@@ -189,18 +189,17 @@ def _build_kernels(
     pool = workers()
     used = {call.kernel for call in program.calls()}
     overlapping = _overlapping_kernels(program)
-    # LLVM unrolls and peels less at its first level; kernels are written as loops that need neither to be fast enough.
-    machine = target.tvm() | ({"opt-level": 1} if program.small else {})
     tasks = [
         Task(
             kernel=kernel.name,
             nodes=kernel.nodes,
             function=kernel.text,
             symbol=kernel_symbol(program, kernel),
-            target=machine,
+            target=target.tvm(),
             path=scratch / f"k{index}.o",
             dimensions=program.dimensions,
             noalias=kernel.name not in overlapping,
+            small=program.small,
         )
         for index, kernel in enumerate(program.kernels.values())
         if kernel.name in used
