@@ -198,7 +198,7 @@ def build_object(
     Raises:
         ValueError: When there is not exactly one parallel loop, or the local buffers take more than `LOCAL_BYTES`.
     """
-    machine = tvm.target.Target(dict(target) | ({"opt-level": 1} if small else {}))
+    machine = tvm.target.Target(dict(target))
     with machine:
         plain = plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias, small=small)
         module = _LOWER(tvm.IRModule({symbol: plain}))
