@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from lepton_compile.evaluation.contract import Contract, Statistics
 from lepton_compile.evaluation.histogram import Histogram
 from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
-from lepton_compile.quantization.layers import Group, Layer
+from lepton_compile.quantization.layers import Group, Layer, find_layers
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import INT8, Recipe
+from lepton_compile.quantization.recipe import INT8, WEIGHT_BITS, Recipe
 from lepton_compile.quantization.trials import Loss, Trial, losses
+from lepton_compile.quantization.weight_only import candidates
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
@@ -46,11 +47,13 @@ class Calibrated:
         recipe: For all layers.
         losses: By the layers' names.
         observers: What chose the range of each group, by the groups' names.
+        of_weights: What is added to the outputs of layers whose weights alone are quantized, by precision and name.
     """
 
     recipe: Recipe
     losses: Mapping[str, Loss]
     observers: Mapping[str, str]
+    of_weights: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def restricted(self, precisions: Assignment, groups: Sequence[Group]) -> Recipe:
         """The recipe that gives layers these precisions."""
@@ -66,7 +69,12 @@ class Calibrated:
             dict(precisions),
             {name: scale for name, scale in recipe.scales.items() if name in sources},
             {name: factors for name, factors in recipe.smoothing.items() if name in sources},
-            {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
+            {
+                name: offsets
+                for precision, corrections in ({INT8: recipe.corrections} | dict(self.of_weights)).items()
+                for name, offsets in corrections.items()
+                if precisions.get(name) == precision
+            },
         )
 
 
@@ -106,6 +114,28 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     for (number, way, layer), loss in zip(trials, found, strict=True):
         by_way.setdefault((number, way), {})[layer.node] = loss
     return _best(groups, [{way: by_way[number, way] for way in ways[number]} for number in range(len(groups))])
+
+
+def corrections_of_weights(graph: Graph, contract: Contract) -> dict[str, dict[str, tuple[float, ...]]]:
+    """What is to be added to the outputs of layers whose weights alone are quantized, by precision and name.
+
+    Args:
+        graph: The graph.
+        contract: The contract, whose samples have been read.
+    """
+    layers = {layer.node: layer for layer in find_layers(graph)[0]}
+    trials = {
+        (precision, each.node): Trial(layers[each.node], None, bits=bits)
+        for precision, bits in WEIGHT_BITS.items()
+        for each in candidates(graph)
+        if bits in each.bits and each.node in layers
+    }
+    samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
+    found: dict[str, dict[str, tuple[float, ...]]] = {precision: {} for precision in WEIGHT_BITS}
+    for (precision, name), loss in zip(trials, losses(graph, list(trials.values()), samples), strict=True):
+        if loss.corrected < _CORRECTED * loss.error:
+            found[precision][name] = loss.offsets
+    return found
 
 
 def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Loss]]]) -> Calibrated:

@@ -52,8 +52,8 @@ class Insertion:
     def add_to_outputs(self, layer: Layer, offsets: Array) -> None:
         """Add a number to each output of a layer."""
         node = self._nodes[layer.node]
-        if node.op in ("Conv", "Gemm"):
-            bias = operand(node, 2)
+        bias = operand(node, 2)
+        if node.op in ("Conv", "Gemm") and (bias is None or constant(bias) is not None):
             known = np.zeros_like(offsets) if bias is None else _known(bias) * float(node.attrs.get("beta", 1))
             node.attrs.pop("beta", None)
             made = self._constant(f"{node.name}_bias", known + offsets)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import Calibrated, calibrate
+from lepton_compile.quantization.calibration import Calibrated, calibrate, corrections_of_weights
 from lepton_compile.quantization.choice import Assignment, choose
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
@@ -69,6 +69,7 @@ def plan(
     study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
     small: Assignment = {}
     if size_budget is not None and context.size is not None:
+        study.calibrated = replace(study.calibrated, of_weights=corrections_of_weights(graph, contract))
         shrunk = shrink(graph, size_budget, study.size, study.excess, study.drop)
         if shrunk.assignment is None:
             return Planned(None, f"the library cannot take {size_budget} bytes: {shrunk.reason}", (), {})
@@ -83,9 +84,13 @@ def plan(
     def completed(choice: Assignment) -> Assignment:
         return {**small, **choice}
 
+    def fits(choice: Assignment) -> bool:
+        return not small or size_budget is None or study.size(completed(choice)) <= size_budget
+
     choice = choose(gains, lambda: study.alone(candidates), lambda each: study.excess(completed(each)))
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(completed(each)) <= 0)]
-    taken = completed(min((each for each in held if each), key=study.seconds, default={}))
+    fastest_first = sorted((each for each in held if each), key=study.seconds)
+    taken = completed(next(filter(fits, fastest_first), {}))
     slower, damaging = _refusals(gains, taken, contract)
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {

@@ -64,6 +64,9 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     axes = {layer.input: layer.channel_axis for layer in layers}
     for name in recipe.scales:
         insertion.quantize_tensor(name, _floats(recipe.smoothing.get(name)), axes.get(name, 0))
+    for name in (name for each in WEIGHT_BITS for name in recipe.having(each)):
+        if (correction := _floats(recipe.corrections.get(name))) is not None:
+            insertion.add_to_outputs(known[name], correction)
     narrow(graph, recipe.having(BFLOAT16))
     make_weight_only(graph, {name: bits for each, bits in WEIGHT_BITS.items() for name in recipe.having(each)})
     return graph

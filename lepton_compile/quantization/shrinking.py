@@ -71,9 +71,9 @@ def shrink(
         if by_cost:
             prices = {(step.layer, step.precision): max(cost({step.layer: step.precision}), 1e-12) for step in steps}
             order = _by_value(steps, prices)
-        fitting = _shortest(order, least, budget)
-        if excess(_taken(fitting)) <= 0:
-            return Shrunk(_taken(fitting), size(_taken(fitting)))
+        fitting, taken_bytes = _fitting(order, least, budget, size)
+        if excess(fitting) <= 0:
+            return Shrunk(fitting, taken_bytes)
     return Shrunk(None, least, "what makes it small enough costs too much of the metric")
 
 
@@ -100,8 +100,25 @@ def _by_value(steps: Sequence[_Step], prices: Mapping[tuple[str, str], float]) -
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
 
 
+def _fitting(
+    steps: Sequence[_Step], least: int, budget: int, size: Callable[[Assignment], int]
+) -> tuple[dict[str, str], int]:
+    """As few steps as it takes to fit, and what the library takes with them.
+
+    What weights save is known, what their kernels' code takes is not: where that makes it too large, as much more is
+    to be saved.
+    """
+    aim = budget
+    while True:
+        taken = _taken(_shortest(steps, least, aim))
+        needed = size(taken)
+        if needed <= budget:
+            return taken, needed
+        aim -= needed - budget
+
+
 def _shortest(steps: Sequence[_Step], least: int, budget: int) -> list[_Step]:
-    """As many steps as it takes to fit, from what all of them leave."""
+    """As many steps as it takes to fit, by what weights save alone, from what all of them leave."""
     left = float(least) + sum(step.saved_bytes for step in steps)
     taken: list[_Step] = []
     for step in steps:

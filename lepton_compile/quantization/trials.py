@@ -1,6 +1,7 @@
 """Trials: what a layer's output loses to a way of quantizing it, while all around it stays as it is.
 
-Each trial is a copy of the layer beside it, that reads the layer's input through QuantizeLinear and DequantizeLinear;
+Each trial is a copy of the layer beside it, that reads the layer's input through QuantizeLinear and DequantizeLinear
+unless only its weights are quantized;
 only the square of the difference, and its mean for each output, leave the graph. So all trials of all layers take one
 run for each sample.
 """
@@ -17,7 +18,8 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import Layer
-from lepton_compile.quantization.weights import rounded, spread, weight_scales
+from lepton_compile.quantization.weight_only import approximated
+from lepton_compile.quantization.weights import spread
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
@@ -32,15 +34,17 @@ class Trial:
 
     Attributes:
         layer: The layer.
-        scale: Of its input.
+        scale: Of its input; None: that stays as it is.
         zero: Zero point of its input.
         smoothing: What each channel of the input is divided by before, and its weights multiplied with.
+        bits: Of its weights.
     """
 
     layer: Layer
-    scale: float
-    zero: int
+    scale: float | None
+    zero: int = 0
     smoothing: tuple[float, ...] | None = None
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,12 @@ def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, s
         weights = weights * spread(factors, layer.weights_axis, weights.ndim)
         inverse = spread(1 / factors, 0, len(x.shape) - layer.channel_axis)
         x = _node(graph, "Mul", f"{prefix}_smooth", [x, _constant(f"{prefix}_inverse", inverse)])
-    scale = _constant(f"{prefix}_scale", np.array(trial.scale, np.float32))
-    zero = _constant(f"{prefix}_zero", np.array(trial.zero, np.uint8))
-    integers = _node(graph, "QuantizeLinear", f"{prefix}_quantize", [x, scale, zero], dtype=np.uint8)
-    x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", [integers, scale, zero])
-    steps = weight_scales(weights, layer.output_axis)
-    integers_of_weights = rounded(weights, steps, layer.output_axis)
-    weights = integers_of_weights.astype(np.float32) * spread(steps, layer.output_axis, weights.ndim)
+    if trial.scale is not None:
+        scale = _constant(f"{prefix}_scale", np.array(trial.scale, np.float32))
+        zero = _constant(f"{prefix}_zero", np.array(trial.zero, np.uint8))
+        integers = _node(graph, "QuantizeLinear", f"{prefix}_quantize", [x, scale, zero], dtype=np.uint8)
+        x = _node(graph, "DequantizeLinear", f"{prefix}_dequantize", [integers, scale, zero])
+    weights = approximated(node, weights, trial.bits).astype(np.float32)
     inputs = [x, _constant(f"{prefix}_weights", weights), *node.inputs[2:]]
     made = _node(graph, node.op, f"{prefix}_layer", inputs, attrs=dict(node.attrs))
     result = node.outputs[0]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.weights import Array, rounded, weight_scales
+from lepton_compile.quantization.weights import Array, rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
 
 BLOCK = 32
@@ -82,6 +82,15 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, symmetric: bool =
             assert weights is not None
             made = _in_bytes(node, weights) if bits[node.name] == 8 else _in_blocks(node, weights, symmetric)
             _dequantize(node, place, made, uses)
+
+
+def approximated(node: gs.Node, weights: Array, bits: int) -> Array:
+    """What a Conv, Gemm or MatMul is multiplied by when its weights are in so many bits, symmetric around 0."""
+    made = _in_bytes(node, weights) if bits == 8 else _in_blocks(node, weights, symmetric=True)
+    axis, block = made.attributes["axis"], made.attributes.get("block_size")
+    if block is None:
+        return made.values * spread(made.scales, axis, weights.ndim)
+    return made.values * np.repeat(made.scales, block, axis).take(range(weights.shape[axis]), axis)
 
 
 @dataclass(frozen=True)
