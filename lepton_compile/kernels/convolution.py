@@ -2,8 +2,9 @@
 
 Weights are packed as [set][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the
 order in which the innermost loops read them; densely packed, where they are to be small, as [set][input][kernel...]
-[output], whose vectors end in the next row's weights: they make lanes that nobody reads. Convolutions with a 1x1 kernel and no stride are matrix products over all
-pixels at once; any number of spatial axes is one loop more or less outside the innermost.
+[output], whose vectors end in the next row's weights: they make lanes that nobody reads. Convolutions with a 1x1 kernel
+and no stride are matrix products over all pixels at once; any number of spatial axes is one loop more or less outside
+the innermost.
 
 A set is a group, if groups are whole blocks of output channels. If not, all channels are one set, and a block is
 computed in one go even where it has channels of several groups: each lane multiplies the input of its own group by the

@@ -186,7 +186,8 @@ class Emitter:
         tiles = self.tiles(min(width, positions), functools.partial(self.tile, place))
         if not self.shared_epilogue:
             return tiles
-        return sequence([tiles, rolled(positions, lambda p: self.store(place, p, functools.partial(self.kept, place, p)))])
+        again = rolled(positions, lambda p: self.store(place, p, functools.partial(self.kept, place, p)))
+        return sequence([tiles, again])
 
     def tiles(self, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
         """The statements of a row, from the function that gives those of a tile."""

@@ -90,8 +90,8 @@ class Tiles:
         begin: First position of the first tile.
         width: Positions in a tile.
         count: How many tiles; more than one only where no tap is outside.
-        border: Whether some tap of the (single) tile lies outside, or may: tiles of width 1 whose position is known only
-            at run time.
+        border: Whether some tap of the (single) tile lies outside, or may: of tiles of width 1 whose position is known
+            only at run time.
     """
 
     begin: int

@@ -6,12 +6,17 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lowering.conftest import Agree, Model
 
-from lepton_compile.target import resolve_target
+from lepton_compile.codegen import generate
+from lepton_compile.lowering import lower
+from lepton_compile.model import import_model
+from lepton_compile.planning import adapt
+from lepton_compile.target import Target, resolve_target
 
+RANDOM = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EPILOGUES = ("", "Relu", "HardSwish", "Sigmoid")
 
 
@@ -32,10 +37,10 @@ def finished(model: Model, value: str, kind: str) -> str:
     return str(model.node(kind, value)) if kind else value
 
 
-@settings(max_examples=25, deadline=None)
+@RANDOM
 @given(data=st.data())
-def test_convolutions(data: st.DataObject, fresh_model, agree: Agree) -> None:
-    model = fresh_model()
+def test_convolutions(data: st.DataObject, model: Model, agree: Agree) -> None:
+    model = Model()
     image, attributes, kernel = data.draw(windows())
     groups = data.draw(st.sampled_from((1, 1, 2, 3)))
     inputs, outputs = (data.draw(st.integers(1, 40)) for _ in range(2))
@@ -44,13 +49,13 @@ def test_convolutions(data: st.DataObject, fresh_model, agree: Agree) -> None:
     x = model.input(data.draw(st.integers(1, 2)), groups * inputs, *image)
     y = model.node("Conv", x, weights, bias, group=groups, **attributes)
     model.output(finished(model, y, data.draw(st.sampled_from(EPILOGUES))))
-    agree(model, small=True)
+    agree(model, small=True, passes=(True,))
 
 
-@settings(max_examples=25, deadline=None)
+@RANDOM
 @given(data=st.data())
-def test_windows_over_each_channel(data: st.DataObject, fresh_model, agree: Agree) -> None:
-    model = fresh_model()
+def test_windows_over_each_channel(data: st.DataObject, model: Model, agree: Agree) -> None:
+    model = Model()
     image, attributes, kernel = data.draw(windows())
     channels = data.draw(st.integers(2, 40))
     x = model.input(data.draw(st.integers(1, 2)), channels, *image)
@@ -62,7 +67,7 @@ def test_windows_over_each_channel(data: st.DataObject, fresh_model, agree: Agre
         counted = {"count_include_pad": data.draw(st.integers(0, 1))} if kind == "AveragePool" else {}
         y = model.node(kind, x, kernel_shape=kernel, **attributes, **counted)
     model.output(finished(model, y, data.draw(st.sampled_from(EPILOGUES))))
-    agree(model, small=True)
+    agree(model, small=True, passes=(True,))
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", "x86-64-v4", "x86-64-v4-vnni"])
@@ -87,3 +92,27 @@ def test_weights_are_stored_without_padding(model: Model, agree: Agree) -> None:
         (packed,) = program.weights.values()
         # A vector, or a tile of them, may reach past the last output.
         assert math.prod(shape) <= packed.size < math.prod(shape) + 37 * 4
+
+
+def test_a_small_library_has_half_of_the_code(model: Model, host: Target) -> None:
+    x = model.input(1, 24, 20, 45)
+    rng = np.random.default_rng(4)
+    wide = model.node("Relu", model.node("Conv", x, model.constant(rng.standard_normal((40, 24, 1, 1)))))
+    deep = model.node("Conv", wide, model.constant(rng.standard_normal((40, 1, 5, 5))), group=40, pads=[2] * 4)
+    y = model.node("Conv", model.node("HardSwish", deep), model.constant(rng.standard_normal((24, 40, 3, 3))))
+    model.output(model.node("Relu", y))
+    graph, _ = adapt(import_model(model.proto()), host)
+    code: list[int] = []
+    for small in (True, False):
+        library = generate(lower(graph, host, "model", exact_order=True, small=small), host)
+        code.append(library.path.stat().st_size - sum(values.nbytes for values in library.program.weights.values()))
+    # What stands in every library: the driver, the threads' pool, the tables of the file's format.
+    empty = code_of_nothing(host)
+    assert code[0] - empty < (code[1] - empty) / 2
+
+
+def code_of_nothing(host: Target) -> int:
+    model = Model()
+    model.output(model.node("Neg", model.input(16)))
+    library = generate(lower(import_model(model.proto()), host, "model"), host)
+    return library.path.stat().st_size
