@@ -143,9 +143,7 @@ def compile(
 
     def build(small: bool) -> Library:
         program, taken = tuned(
-            lambda table: lower(
-                graph, target, symbol, tuning=table.taken, exact_order=exact_order, small_weights=small
-            ),
+            lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order, small=small),
             target,
             tuning,
             line,

@@ -199,6 +199,7 @@ def _build_kernels(
             path=scratch / f"k{index}.o",
             dimensions=program.dimensions,
             noalias=kernel.name not in overlapping,
+            small=program.small,
         )
         for index, kernel in enumerate(program.kernels.values())
         if kernel.name in used

@@ -24,6 +24,15 @@ LOCAL_BYTES = 1 << 20
 
 _TRANSFORM = tirx.transform
 
+_BARRIER = "lepton_keep_rolled"
+# LLVM does not unroll a loop that calls what it does not know; it takes this for a call, and it is no instruction.
+_BARRIER_DEFINITION = f"""
+define i32 @{_BARRIER}() alwaysinline nounwind {{
+  call void asm sideeffect "", ""() nounwind memory(inaccessiblemem: readwrite)
+  ret i32 0
+}}
+"""
+
 # LowerTVMBuiltin is left out on purpose: it would turn local buffers past 1024 bytes into heap allocations through
 # TVM's runtime. Without it every local buffer is a stack slot, which LLVM keeps in registers where it can. Flattening
 # comes first, which makes one address of indices that were split from one: simplified on their own, their remainders
@@ -51,6 +60,7 @@ def plain_function(
     *,
     dimensions: Sequence[str] = (),
     noalias: bool = True,
+    small: bool = False,
 ) -> tirx.PrimFunc:
     """The same computation over raw pointers and a range of its parallel loop.
 
@@ -61,6 +71,7 @@ def plain_function(
         dimensions: Names of symbolic dimensions, each an argument; variables of these names in the buffers' shapes are
             bound to them.
         noalias: Promise LLVM that no two pointers overlap. False where an output may share memory with an input.
+        small: Keep loops from being unrolled.
 
     Raises:
         ValueError: When there is not exactly one parallel loop to split.
@@ -74,9 +85,11 @@ def plain_function(
     begin, end = tirx.Var("begin", "int32"), tirx.Var("end", "int32")
     body, loops = _over_range(function.body, begin, end)
     body = _hide_extents(body, tirx.bitwise_and(tirx.shift_right(begin, 31), 255))
-    if function.attrs and DEFINITIONS in function.attrs:
-        text = tvm.ir.StringImm(str(function.attrs[DEFINITIONS]))
-        body = stmt.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", text, body)
+    definitions = [str(function.attrs[DEFINITIONS])] if function.attrs and DEFINITIONS in function.attrs else []
+    if small:
+        body, definitions = _with_barriers(body), [*definitions, _BARRIER_DEFINITION]
+    for definition in definitions:
+        body = stmt.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", tvm.ir.StringImm(definition), body)
     if loops != 1:
         raise ValueError(f"{symbol} has {loops} outermost parallel loops; a kernel has one")
     declared: list[tirx.Stmt] = [
@@ -128,6 +141,20 @@ def _hide_extents(statement: tirx.Stmt, nothing: tirx.Expr) -> tirx.Stmt:
     return statement
 
 
+def _with_barriers(statement: tirx.Stmt) -> tirx.Stmt:
+    """The statement with a barrier against unrolling in every serial loop."""
+    if isinstance(statement, stmt.SeqStmt):
+        return stmt.SeqStmt([_with_barriers(part) for part in statement.seq])
+    if isinstance(statement, stmt.IfThenElse):
+        other = None if statement.else_case is None else _with_barriers(statement.else_case)
+        return stmt.IfThenElse(statement.condition, _with_barriers(statement.then_case), other)
+    if isinstance(statement, stmt.For) and statement.kind == stmt.ForKind.SERIAL:
+        barrier = stmt.Evaluate(tirx.call_extern("int32", _BARRIER))
+        body = stmt.SeqStmt([_with_barriers(statement.body), barrier])
+        return stmt.For(statement.loop_var, statement.min, statement.extent, statement.kind, body)
+    return statement
+
+
 def _local_bytes(statement: tirx.Stmt) -> int:
     """Size of all local buffers of a lowered function, each of which is a slot of its own on the stack."""
     if isinstance(statement, stmt.AllocBuffer):
@@ -152,6 +179,7 @@ def build_object(
     *,
     dimensions: Sequence[str] = (),
     noalias: bool = True,
+    small: bool = False,
 ) -> None:
     """Compile one kernel to an object file at `path`.
 
@@ -165,13 +193,14 @@ def build_object(
         path: Where the object file goes.
         dimensions: As in `plain_function`.
         noalias: As in `plain_function`.
+        small: Whether its code is to be small, at the price of speed.
 
     Raises:
         ValueError: When there is not exactly one parallel loop, or the local buffers take more than `LOCAL_BYTES`.
     """
     machine = tvm.target.Target(dict(target))
     with machine:
-        plain = plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias)
+        plain = plain_function(function, symbol, machine, dimensions=dimensions, noalias=noalias, small=small)
         module = _LOWER(tvm.IRModule({symbol: plain}))
         size = _local_bytes(module[symbol].body)
         if size > LOCAL_BYTES:

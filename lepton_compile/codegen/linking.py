@@ -126,8 +126,9 @@ class Toolchain:
         if not runtime.exists():
             shutil.copytree(RUNTIME_FOLDER, runtime, ignore=shutil.ignore_patterns("*.py", "*.pyc", "__pycache__"))
         # Functions in sections of their own, so that the linker drops those of the runtime that nobody calls. The
-        # driver computes nothing: -O1 takes half of the time and of the space that -O2 takes.
-        flags = ["-std=c11", "-O1", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", *WARNINGS, "-Iruntime"]
+        # driver computes nothing, so it may be small, and nothing unwinds its stack.
+        flags = ["-std=c11", "-Os", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"]
+        flags += ["-fno-asynchronous-unwind-tables", *WARNINGS, "-Iruntime"]
         self._run([*self._compiler(), *flags, "-c", source, "-o", result], f"compiling {source}")
 
     def link(self, objects: Sequence[str], library: str, exports: Sequence[str]) -> None:

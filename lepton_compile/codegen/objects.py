@@ -36,7 +36,7 @@ def build_missing(tasks: Sequence[Task], build: Callable[[Sequence[Task]], None]
 
 
 def _key(task: Task) -> Key:
-    return task.function, task.symbol, repr(sorted(task.target.items())), task.dimensions, task.noalias
+    return task.function, task.symbol, repr(sorted(task.target.items())), task.dimensions, task.noalias, task.small
 
 
 def _find(task: Task) -> bytes | None:

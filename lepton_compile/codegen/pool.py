@@ -41,6 +41,7 @@ class Task:
         path: Where the object file goes.
         dimensions: Names of the symbolic dimensions.
         noalias: Whether no two pointers overlap.
+        small: Whether its code is to be small.
     """
 
     kernel: str
@@ -51,6 +52,7 @@ class Task:
     path: Path
     dimensions: tuple[str, ...]
     noalias: bool
+    small: bool = False
 
 
 class _Worker:
@@ -86,6 +88,7 @@ class _Worker:
             "path": str(task.path),
             "dimensions": list(task.dimensions),
             "noalias": task.noalias,
+            "small": task.small,
         }
         self._exchange(request, limit, task)
 

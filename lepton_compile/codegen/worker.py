@@ -81,6 +81,7 @@ def main() -> None:
                 Path(request["path"]),
                 dimensions=request["dimensions"],
                 noalias=request["noalias"],
+                small=request["small"],
             )
         except Exception as problem:  # whatever is wrong with the kernel is for the parent to report
             error = f"{type(problem).__name__}: {problem}"

@@ -1,8 +1,10 @@
 """Direct convolution in a register tile, over blocked activations.
 
 Weights are packed as [set][tile of blocks][input block][kernel...][input lane][block in tile][output lane], in the
-order in which the innermost loops read them. Convolutions with a 1x1 kernel and no stride are matrix products over all
-pixels at once; any number of spatial axes is one loop more or less outside the innermost.
+order in which the innermost loops read them; densely packed, where they are to be small, as [set][input][kernel...]
+[output], whose vectors end in the next row's weights: they make lanes that nobody reads. Convolutions with a 1x1 kernel
+and no stride are matrix products over all pixels at once; any number of spatial axes is one loop more or less outside
+the innermost.
 
 A set is a group, if groups are whole blocks of output channels. If not, all channels are one set, and a block is
 computed in one go even where it has channels of several groups: each lane multiplies the input of its own group by the
@@ -48,10 +50,16 @@ from lepton_compile.kernels.register_tile import (
     rank_tiles,
     step_cycles,
 )  # fmt: skip
-from lepton_compile.kernels.window import Tiles, Window, over_row
+from lepton_compile.kernels.window import Tiles, Window, inner_tiles, over_row
 
 Index = TypeVar("Index")
 Number = TypeVar("Number", bound=np.generic)
+
+# How many times longer than the fastest a convolution may be predicted to take where code is to be small.
+SMALL_SLOWDOWN = 1.5
+# About what a tile takes in code besides its vectors, what each of these takes, and what a block takes in the epilogue,
+# in bytes on AVX-512.
+TILE_BYTES, VECTOR_BYTES, EPILOGUE_BYTES = 150, 25, 60
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class Convolution:
         order: Which of the tensor's spatial axes each window is for.
         tile: The register tile.
         mixed: Whether groups begin inside blocks of output channels.
+        dense: Whether weights are packed without padding.
     """
 
     batch: int
@@ -77,6 +86,7 @@ class Convolution:
     order: tuple[int, ...]
     tile: TileShape
     mixed: bool = False
+    dense: bool = False
 
     @property
     def flat(self) -> bool:
@@ -107,16 +117,30 @@ class Convolution:
 
 
 def convolution_of(
-    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
+    batch: int,
+    inputs: int,
+    outputs: int,
+    groups: int,
+    windows: Sequence[Window],
+    machine: Machine,
+    *,
+    dense: bool = False,
 ) -> Convolution:
     """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
-    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine))
+    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine, dense=dense))
 
 
 def convolutions_of(
-    batch: int, inputs: int, outputs: int, groups: int, windows: Sequence[Window], machine: Machine
+    batch: int,
+    inputs: int,
+    outputs: int,
+    groups: int,
+    windows: Sequence[Window],
+    machine: Machine,
+    *,
+    dense: bool = False,
 ) -> Iterator[Convolution]:
-    """The same with every register tile, the most promising first."""
+    """The same with every register tile, the most promising first; where code is to be small, the smallest."""
     # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
     order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
     loops = tuple(windows[axis] for axis in order)
@@ -125,12 +149,33 @@ def convolutions_of(
     mixed = groups > 1 and outputs % machine.lanes > 0
     # Where groups are mixed a tile is one block. Two could share loads of the inputs of two groups, but that was slower
     # (measured in whole nets): there are more ways for groups to lie in them, and registers run out.
-    for tile in rank_tiles(columns, 1 if mixed else -(-outputs // machine.lanes), machine):
-        yield Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed)
+    ranked = rank_tiles(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
+    plans = (Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed, dense) for tile in ranked)
+    yield from _smallest_first(list(plans), machine) if machine.small else plans
+
+
+def _smallest_first(plans: Sequence[Convolution], machine: Machine) -> list[Convolution]:
+    """Those that are not much slower than the fastest, by the size of their code."""
+    slowest = SMALL_SLOWDOWN * min(cycles(plan, machine) for plan in plans)
+    fast = [plan for plan in plans if cycles(plan, machine) <= slowest]
+    return sorted(fast, key=lambda plan: (_code_bytes(plan), cycles(plan, machine)))
+
+
+def _code_bytes(shapes: Convolution) -> int:
+    """About how large the code of a convolution is: that of each tile that is cut differently, and one epilogue."""
+    columns, blocks = shapes.tile.columns, shapes.tile.blocks
+    if shapes.flat:
+        full, tail = divmod(shapes.pixels, columns)
+        cut = [width for width in (columns if full else 0, tail) if width]
+    else:
+        inner = inner_tiles(shapes.windows[-1], columns)
+        others = shapes.windows[-1].positions - inner.count * columns
+        cut = [width for width, count in ((columns, inner.count), (1, others)) if count]
+    return TILE_BYTES * len(cut) + VECTOR_BYTES * sum(cut) * blocks + EPILOGUE_BYTES * blocks
 
 
 def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
-    """Shape of the packed weights."""
+    """Shape of the packed weights, were they not dense."""
     lanes = machine.lanes
     blocks = -(-shapes.set_outputs // lanes)
     return (
@@ -149,11 +194,20 @@ def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Mac
     sets, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
     weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
     outputs = shapes.set_outputs
+    if shapes.dense:
+        rows = np.moveaxis(weights.reshape(sets, outputs, shapes.inputs, *kernel), 1, -1).reshape(-1)
+        return np.pad(rows, (0, dense_size(shapes, machine) - rows.size))
     padded = np.zeros((sets, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
     padded[:, :outputs, : shapes.inputs] = weights.reshape(sets, outputs, shapes.inputs, *kernel)
     split = padded.reshape(sets, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
     axes = range(6, 6 + len(kernel))
     return np.ascontiguousarray(split.transpose(0, 1, 4, *axes, 5, 2, 3))
+
+
+def dense_size(shapes: Convolution, machine: Machine) -> int:
+    """How many numbers densely packed weights are, with what the last vectors read past the last row."""
+    sets, tiles, _, *kernel, _, blocks, lanes = packed_shape(shapes, machine)
+    return sets * shapes.inputs * math.prod(kernel) * shapes.set_outputs + tiles * blocks * lanes - shapes.set_outputs
 
 
 def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) -> te.Tensor:
@@ -249,7 +303,8 @@ class Emitter:
         self.shapes, self.source, self.epilogue, self.machine, self.order = shapes, source, epilogue, machine, order
         self.analyzer = sym.Analyzer()
         packed = self.packed_shape()
-        weights = te.placeholder(packed, weights_dtype, name="weights")
+        stored = (dense_size(shapes, machine),) if shapes.dense else packed
+        weights = te.placeholder(stored, weights_dtype, name="weights")
         self.inputs = Operands([source, Source(weights, PLAIN), *([order] if order else [])], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.weights = self.inputs.buffer(weights)
@@ -257,6 +312,9 @@ class Emitter:
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
+        # Where code is to be small, all tiles of a row share one epilogue, over what they stored.
+        alike = str(epilogue.result.dtype) == self.registers(1).dtype
+        self.shared_epilogue = machine.small and alike and self.cost > 0 and shapes.pixels > 1
 
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of the packed weights."""
@@ -302,22 +360,40 @@ class Emitter:
 
     def row(self, place: Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
-        return over_row(self.shapes.windows[-1], self.shapes.tile.columns, functools.partial(self.tile, place))
+        window = self.shapes.windows[-1]
+        tiles = over_row(
+            window, self.shapes.tile.columns, functools.partial(self.tile, place), small=self.machine.small
+        )
+        return sequence([tiles, self.again(place, 0, window.positions)]) if self.shared_epilogue else tiles
+
+    def again(self, place: Place, begin: tirx.Expr | int, count: tirx.Expr | int) -> tirx.Stmt:
+        """Put pixels that were stored as they were through the epilogue."""
+
+        def finished(t: tirx.Expr) -> tirx.Stmt:
+            pixel = self.pixel(place, begin + t)
+            return sequence(self.finish_stored(place, b, pixel) for b in range(self.shapes.tile.blocks))
+
+        return (rolled if self.shared_epilogue else serial)(count, finished, "t")
 
     def flat_tile(self, place: Place, index: tirx.Expr) -> tirx.Stmt:
         """A tile of pixels of a 1x1 convolution, the last one narrower."""
         width = self.shapes.tile.columns
         full, tail = divmod(self.shapes.pixels, width)
+        whole, rest = (Tiles(0, columns, 1, False) for columns in (width, tail))
         if not tail:
-            return self.tile(place, index * width, Tiles(0, width, 1, False))
-        rest = self.tile(place, full * width, Tiles(0, tail, 1, False))
-        return when(index < full, self.tile(place, index * width, Tiles(0, width, 1, False)), rest) if full else rest
+            tile, columns = self.tile(place, index * width, whole), tirx.const(width, "int32")
+        else:
+            tile, columns = self.tile(place, full * width, rest), tirx.const(tail, "int32")
+            if full:
+                tile = when(index < full, self.tile(place, index * width, whole), tile)
+                columns = tirx.Select(index < full, width, tail)
+        return sequence([tile, self.again(place, index * width, columns)]) if self.shared_epilogue else tile
 
     def tile(self, place: Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
         """One tile, its first pixel at `begin` on the innermost axis."""
         registers = self.registers(tiles.width)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
-        if self.cost <= UNROLLED_EPILOGUE:
+        if self.cost <= UNROLLED_EPILOGUE and not self.shared_epilogue:
             return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
         if str(self.epilogue.result.dtype) != registers.dtype:
             return self.tile_by_way(place, begin, registers, reduce)
@@ -325,11 +401,8 @@ class Emitter:
         def raw_store(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
             return self.store_lanes(place, b, self.pixel(place, begin + t), raw)
 
-        def again(t: tirx.Expr) -> tirx.Stmt:
-            pixel = self.pixel(place, begin + t)
-            return sequence(self.finish_stored(place, b, pixel) for b in range(self.shapes.tile.blocks))
-
-        return sequence([registers.run([reduce], raw_store), serial(tiles.width, again, "t")])
+        stored = registers.run([reduce], raw_store)
+        return stored if self.shared_epilogue else sequence([stored, self.again(place, begin, tiles.width)])
 
     def tile_by_way(
         self, place: Place, begin: tirx.Expr | int, registers: RegisterTile, reduce: tirx.Stmt
@@ -355,7 +428,7 @@ class Emitter:
         axis = len(taps)
         if axis < len(self.kernel) - 1:
             first, count = (0, 1) if self.shapes.flat else self.shapes.windows[axis].taps(place.outer[axis])
-            return serial(
+            return (rolled if self.machine.small else serial)(
                 count,
                 lambda tap: self.outer_taps(place, begin, tiles, registers, ib, [*taps, first + tap]),
                 "tap",
@@ -368,8 +441,10 @@ class Emitter:
             return loop(
                 window.kernel, lambda tap: self.lanes(place, begin, everywhere, registers, ib, [*taps, tap]), "tap"
             )
+        if not isinstance(begin, int):
+            first, count = window.taps(begin)
+            return rolled(count, lambda tap: self.lanes(place, begin, [0], registers, ib, [*taps, first + tap]), "tap")
         # At a border the columns that see an input differ from tap to tap.
-        assert isinstance(begin, int)
         columns = [[t for t in everywhere if window.inside(begin + t, tap)] for tap in range(window.kernel)]
         seen = [(tap, seeing) for tap, seeing in enumerate(columns) if seeing]
         steps = [self.lanes(place, begin, seeing, registers, ib, [*taps, tap]) for tap, seeing in seen]
@@ -411,11 +486,29 @@ class Emitter:
                 return chosen
 
             def weight(b: int, lane: tirx.Expr) -> tirx.Expr:
-                return load(self.weights, [place.set, place.tile, ib, *taps, ii, b, lane]).astype(registers.dtype)
+                return load(self.weights, self.weight_at(place, ib, taps, ii, b, lane)).astype(registers.dtype)
 
             return registers.step(columns, value, weight)
 
         return rolled(extent, step, "ii")
+
+    def weight_at(
+        self,
+        place: Place,
+        ib: tirx.Expr,
+        taps: Sequence[tirx.Expr | int],
+        ii: tirx.Expr,
+        b: int,
+        lane: tirx.Expr,
+    ) -> list[tirx.Expr | int]:
+        """Where a weight lies."""
+        if not self.shapes.dense:
+            return [place.set, place.tile, ib, *taps, ii, b, lane]
+        row = place.set * self.shapes.inputs + ib * self.machine.lanes + ii
+        for extent, tap in zip(self.kernel, taps, strict=True):
+            row = row * extent + tap
+        first = (place.tile * self.shapes.tile.blocks + b) * self.machine.lanes
+        return [row * self.shapes.set_outputs + first + lane]
 
     def stored_channel(self, channel: tirx.Expr) -> tirx.Expr:
         """The source's channel that an input channel is."""

@@ -30,6 +30,7 @@ class Machine:
         dot_products: Name of the instruction that adds products of four bytes to each int32 lane; see
             `lepton_compile.kernels.byte_products`. Empty if there is none.
         bfloat16_dot_products: Whether an instruction adds products of two pairs of bfloat16 to each float32 lane.
+        small: Whether code and packed weights are to take little space where that costs time.
     """
 
     lanes: int
@@ -40,6 +41,7 @@ class Machine:
     fused_multiply_add: bool = False
     dot_products: str = ""
     bfloat16_dot_products: bool = False
+    small: bool = False
 
 
 def imbalance(blocks: int, machine: Machine) -> float:

@@ -25,12 +25,13 @@ from lepton_compile.kernels.loops import (
     parallel,
     parameter,
     register,
+    rolled,
     sequence,
     serial,
     store,
     vectorized,
 )  # fmt: skip
-from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE
+from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, LaneValue
 from lepton_compile.kernels.window import Tiles, Window, over_row
 
 # Output columns computed together.
@@ -135,6 +136,9 @@ class Emitter:
         stored = shape_of(epilogue.result)
         self.result = parameter("y", Layout(self.lanes).physical_shape(stored), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
+        # Where code is to be small, all tiles of a row share one epilogue, over what they stored.
+        alike = str(epilogue.result.dtype) == self.dtype
+        self.shared_epilogue = machine.small and alike and self.cost > 0 and self.windows[-1].positions > 1
 
     @property
     def family(self) -> str:
@@ -177,12 +181,17 @@ class Emitter:
     def row(self, place: Place) -> tirx.Stmt:
         """A row of windows, a few together."""
         # A costly epilogue is code for every column of a tile: keep the tile narrow then.
-        width = COLUMNS if self.cost <= UNROLLED_EPILOGUE else COLUMNS // 4
-        return self.tiles(min(width, self.windows[-1].positions), functools.partial(self.tile, place))
+        width = COLUMNS if self.cost <= UNROLLED_EPILOGUE and not self.machine.small else COLUMNS // 4
+        positions = self.windows[-1].positions
+        tiles = self.tiles(min(width, positions), functools.partial(self.tile, place))
+        if not self.shared_epilogue:
+            return tiles
+        again = rolled(positions, lambda p: self.store(place, p, functools.partial(self.kept, place, p)))
+        return sequence([tiles, again])
 
     def tiles(self, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
         """The statements of a row, from the function that gives those of a tile."""
-        return over_row(self.windows[-1], width, tile)
+        return over_row(self.windows[-1], width, tile, small=self.machine.small)
 
     def tile(self, place: Place, begin: tirx.Expr | int, tiles: Tiles) -> tirx.Stmt:
         """Neighbouring windows, the first at `begin` on the innermost axis."""
@@ -213,7 +222,8 @@ class Emitter:
         axis = len(taps)
         if axis < len(place.outer):
             first, count = self.windows[axis].taps(place.outer[axis])
-            return serial(count, lambda tap: self.outer_taps(place, begin, tiles, totals, [*taps, first + tap]), "tap")
+            loop = rolled if self.machine.small else serial
+            return loop(count, lambda tap: self.outer_taps(place, begin, tiles, totals, [*taps, first + tap]), "tap")
         return self.row_of_taps(place, begin, tiles, totals, taps)
 
     def row_of_taps(
@@ -227,12 +237,14 @@ class Emitter:
         """All taps along the last axis, at one place on the others."""
         last = self.windows[-1]
         if not tiles.border:
-            return serial(
+            return (rolled if self.machine.small else serial)(
                 last.kernel,
                 lambda tap: sequence(self.add(place, begin + t, total, [*taps, tap]) for t, total in enumerate(totals)),
                 "tap",
             )
-        assert isinstance(begin, int)
+        if not isinstance(begin, int):
+            first, count = last.taps(begin)
+            return rolled(count, lambda tap: self.add(place, begin, totals[0], [*taps, first + tap]), "tap")
         return sequence(
             self.add(place, begin + t, total, [*taps, tap])
             for tap in range(last.kernel)
@@ -264,15 +276,33 @@ class Emitter:
         return evaluate(self.image, where, lambda *_: stored, lambda t: t.op != self.source.op and is_inlined(t))
 
     def finish(self, place: Place, begin: tirx.Expr | int, tiles: Tiles, t: int, total: tirx.Buffer) -> tirx.Stmt:
-        """Store a window's result through the epilogue."""
+        """Store a window's result through the epilogue, unless that comes later."""
         count = self.count(place, begin + t, tiles)
-        at = [w.stored_at(p) for w, p in zip(self.windows, [*place.outer, begin + t], strict=True)]
+        return self.store(
+            place,
+            begin + t,
+            lambda lane: self.sliding.finish(load(total, [lane]), count),
+            through=not self.shared_epilogue,
+        )
+
+    def kept(self, place: Place, position: tirx.Expr, lane: tirx.Expr) -> tirx.Expr:
+        """A lane of a window's result that was stored as it was."""
+        return load(self.result, [place.image, place.block, *self.stored_at(place, position), lane])
+
+    def stored_at(self, place: Place, position: tirx.Expr | int) -> list[tirx.Expr | int]:
+        """The output's pixel."""
+        return [w.stored_at(p) for w, p in zip(self.windows, [*place.outer, position], strict=True)]
+
+    def store(self, place: Place, position: tirx.Expr | int, of: LaneValue, *, through: bool = True) -> tirx.Stmt:
+        """Store a window's result, through the epilogue or as it is."""
+        at = self.stored_at(place, position)
 
         def value(lane: tirx.Expr) -> tirx.Expr:
             if isinstance(lane, tirx.Var):
                 self.analyzer.bind(lane, ir.Range(0, self.lanes), True)
-            result = self.sliding.finish(load(total, [lane]), count)
-            return self.epilogue.apply(result, [place.image, place.block * self.lanes + lane, *at], self.others)
+            if not through:
+                return of(lane)
+            return self.epilogue.apply(of(lane), [place.image, place.block * self.lanes + lane, *at], self.others)
 
         return vector_store(
             self.lanes, value, lambda lane, v: store(self.result, [place.image, place.block, *at, lane], v)
@@ -283,8 +313,7 @@ class Emitter:
         last = self.windows[-1]
         seen: tirx.Expr | int = last.kernel
         if tiles.border:
-            assert isinstance(position, int)
-            seen = sum(last.inside(position, tap) for tap in range(last.kernel))
+            seen = last.seen(position) if isinstance(position, int) else last.taps(position)[1]
         counts = [window.taps(p)[1] for window, p in zip(self.windows[:-1], place.outer, strict=True)]
         counts.append(seen)
         if self.counts_padding is not None:

@@ -2,6 +2,7 @@
 
 Shared by convolution, depthwise convolution and pooling. Padding is never copied: a row's taps outside the input are
 left out of the loop over the kernel's rows, and along the innermost axis the columns at a border get code of their own.
+Where code is to be small, columns at borders, and those that fill no tile, go one by one through the same code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from lepton_compile.kernels.loops import sequence, serial
+from lepton_compile.kernels.loops import rolled, sequence, serial
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Tiles:
         begin: First position of the first tile.
         width: Positions in a tile.
         count: How many tiles; more than one only where no tap is outside.
-        border: Whether some tap of the (single) tile lies outside.
+        border: Whether some tap of the (single) tile lies outside, or may: of tiles of width 1 whose position is known
+            only at run time.
     """
 
     begin: int
@@ -112,9 +114,39 @@ def tile_row(window: Window, width: int) -> list[Tiles]:
     return covered
 
 
-def over_row(window: Window, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
-    """The statements of a row, from the function that gives those of the tile that starts at a position."""
+def over_row(
+    window: Window, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt], *, small: bool = False
+) -> tirx.Stmt:
+    """The statements of a row, from the function that gives those of the tile that starts at a position.
+
+    Args:
+        window: The innermost axis.
+        width: The most positions in a tile.
+        tile: The function.
+        small: Whether code is to be small; at a border the function then gets positions known only at run time.
+    """
+    if small:
+        return _over_row_in_two(window, width, tile)
     return sequence(_each_tile(tiles, tile) for tiles in tile_row(window, width))
+
+
+def inner_tiles(window: Window, width: int) -> Tiles:
+    """As many tiles of full width as have no border."""
+    inside = [p for p in range(window.positions) if not window.sees_outside(p)]
+    return Tiles(inside[0] if inside else 0, width, len(inside) // width, False)
+
+
+def _over_row_in_two(window: Window, width: int, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:
+    inner = inner_tiles(window, width)
+    covered = inner.count * width
+    others = window.positions - covered
+
+    def other(index: tirx.Expr) -> tirx.Stmt:
+        position = tirx.Select(index < inner.begin, index, index + covered) if covered else index
+        return tile(position, Tiles(0, 1, others, True))
+
+    parts = [_each_tile(inner, tile)] if covered else []
+    return sequence([*parts, rolled(others, other)] if others else parts)
 
 
 def _each_tile(tiles: Tiles, tile: Callable[[tirx.Expr | int, Tiles], tirx.Stmt]) -> tirx.Stmt:

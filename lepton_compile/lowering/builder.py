@@ -48,8 +48,6 @@ class Builder:
         blocked: The blocked layout of this machine.
         tuning: Names of algorithms by the key of the problem that they are to solve.
         exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
-        small_weights: Whether weights are to take as little memory as they can: no minimal filtering, and integers stay
-            integers where that is slower.
         choices: What was decided, node by node.
     """
 
@@ -60,12 +58,10 @@ class Builder:
         *,
         tuning: Mapping[str, str] | None = None,
         exact_order: bool = False,
-        small_weights: bool = False,
     ) -> None:
         self.name = name
         self.tuning = tuning or {}
         self.exact_order = exact_order
-        self.small_weights = small_weights
         self.machine = machine
         self.blocked = Layout(machine.lanes)
         self.buffers: dict[str, Buffer] = {}
@@ -80,6 +76,11 @@ class Builder:
         self._weights_by_hash: dict[str, Buffer] = {}
         self._converted: dict[tuple[str, Layout], Buffer] = {}
         self._families: dict[str, int] = {}
+
+    @property
+    def small(self) -> bool:
+        """Whether the library is to be small: no minimal filtering, integers stay integers where that is slower."""
+        return self.machine.small
 
     def buffer(
         self,
@@ -224,6 +225,7 @@ class Builder:
             notes=tuple(notes),
             choices=tuple(self.choices),
             problems=tuple(self.problems.values()),
+            small=self.small,
         )
 
     def _kernel(self, definition: Definition, nodes: tuple[str, ...]) -> Kernel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ def lower(
     *,
     tuning: Mapping[str, str] | None = None,
     exact_order: bool = False,
-    small_weights: bool = False,
+    small: bool = False,
 ) -> Program:
     """Lower a graph.
 
@@ -70,7 +71,7 @@ def lower(
             wrongly, is left to the model of costs.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
             errors are larger and which spreads NaN and infinities over neighbouring outputs.
-        small_weights: Weights as small as the model has them, budget or not.
+        small: A library as small as can be, at the price of speed, budget or not; see `Builder`.
 
     Returns:
         The program.
@@ -88,11 +89,11 @@ def lower(
     try:
 
         def lowered(small: bool) -> Program:
-            builder = Builder(name, machine, tuning=tuning, exact_order=exact_order, small_weights=small)
+            builder = Builder(name, replace(machine, small=small), tuning=tuning, exact_order=exact_order)
             return _Lowering(graph, builder).run()
 
-        program = lowered(small_weights)
-        if not small_weights and excess(program, target.budget, target.resources.memory_bytes):
+        program = lowered(small)
+        if not small and excess(program, target.budget, target.resources.memory_bytes):
             program = lowered(small=True)
     finally:
         sys.setrecursionlimit(limit)

@@ -230,6 +230,7 @@ class Program:
         notes: What the person who uses the library should know of how the model was read, a line each.
         choices: Which kernel families took which nodes, where there was a choice.
         problems: What there was a choice of algorithms for.
+        small: Whether the library is to be small, at the price of speed.
     """
 
     name: str
@@ -244,6 +245,7 @@ class Program:
     notes: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     problems: tuple[Problem, ...] = ()
+    small: bool = False
 
     @property
     def peak_bytes(self) -> int:

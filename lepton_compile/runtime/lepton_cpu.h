@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Names lie in the tables: a pointer to one takes as much space, and as much again to be relocated. */
+enum { LEPTON_CPU_NAME = 16 };
+
 #if defined(__x86_64__)
 
 #include <cpuid.h>
@@ -22,8 +25,9 @@ enum {
 
 /* Where CPUID tells of a feature: Intel SDM volume 2, CPUID. */
 struct lepton_cpu_feature {
-  const char *name; /* as LLVM calls it */
-  uint32_t leaf, subleaf, reg, bit;
+  char name[LEPTON_CPU_NAME]; /* as LLVM calls it */
+  uint32_t leaf;
+  uint8_t subleaf, reg, bit;
   uint32_t state;
 };
 
@@ -73,7 +77,7 @@ static inline const char *lepton_cpu_lacks(const struct lepton_cpu_feature *feat
 
 /* Where Linux tells of a feature: a word of the auxiliary vector, and the bits in it that must all be set. */
 struct lepton_cpu_feature {
-  const char *name; /* as LLVM calls it */
+  char name[LEPTON_CPU_NAME]; /* as LLVM calls it */
   unsigned long word, bits;
 };
 

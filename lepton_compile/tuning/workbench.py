@@ -63,4 +63,4 @@ class Workbench:
 
     def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
         taken = tuning.taken if tuning else {}
-        return lower(graph, self._target, self._name, tuning=taken, exact_order=self._exact_order, small_weights=small)
+        return lower(graph, self._target, self._name, tuning=taken, exact_order=self._exact_order, small=small)

@@ -59,7 +59,7 @@ def test_products(model, agree, dtype: str, zero: bool) -> None:
             w = dequantized(model, dtype, (inner, columns), 0, block=block, zero=zero)
             biased = model.node("Add", model.node("MatMul", x, w), model.constant(np.arange(columns) / 4))
             model.output(model.node("Sigmoid", biased))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         assert families(program).count("dequantizing matmul") == 16
 
 
@@ -71,7 +71,7 @@ def test_gemm(model, agree, attributes) -> None:
         shape = (24, 40) if inner else (40, 24)
         w = dequantized(model, dtype, shape, inner if block else 1 - inner, block=block, zero=True)
         model.output(model.node("Gemm", x, w, model.constant(np.arange(24) / 4), **attributes))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         assert families(program).count("dequantizing matmul") == 3
 
 
@@ -82,7 +82,7 @@ def test_scales_of_a_whole_matrix_and_of_rows(model, agree) -> None:
         model.node("MatMul", x, model.node("DequantizeLinear", integers(model, "int8", (30, 9)), model.constant(0.1)))
     )
     model.output(model.node("MatMul", x, dequantized(model, "int8", (30, 9), 0)))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         assert families(program).count("dequantizing matmul") == 1
 
 
@@ -109,7 +109,7 @@ def hold(model: Model, target: Target) -> Program:
     from lowering.conftest import difference, onnxruntimes
 
     proto = model.proto()
-    program = lower(adapt(import_model(proto), target)[0], target, "model", small_weights=True)
+    program = lower(adapt(import_model(proto), target)[0], target, "model", small=True)
     library = generate(program, target)
     got = CompiledModel(library.folder, keep=library).run(model.inputs)
     problems = {name: difference(got[name], value) for name, value in onnxruntimes(proto, model.inputs).items()}
@@ -153,7 +153,7 @@ def test_convolutions(model, agree, zero: bool) -> None:
         model.output(model.node("Conv", model.input(*image), w, model.weight(weights[0]), **attributes))
     w = model.node("DequantizeLinear", integers(model, "int8", (16, 16, 3, 3)), model.constant(0.01))
     model.output(model.node("Relu", model.node("Conv", model.input(1, 16, 28, 28), w)))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         if not zero:
             assert not any(values.dtype == np.float32 and values.size > 100 for values in program.weights.values())
 
@@ -164,7 +164,7 @@ def test_transposed_convolutions(model, agree, attributes) -> None:
         w = dequantized(model, "int8", (16, outputs, 3, 3), 1)
         bias = model.weight(outputs * attributes.get("group", 1))
         model.output(model.node("ConvTranspose", model.input(1, 16, 6, 5), w, bias, **attributes))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         assert not any(values.dtype == np.float32 and values.size > 100 for values in program.weights.values())
 
 
@@ -183,7 +183,7 @@ def test_recurrent_layers(model, agree, cell: str, hidden: int) -> None:
                 more = {"linear_before_reset": linear} if cell == "GRU" else {}
                 x = model.input(6, 2, 12)
                 model.output(*model.node(cell, x, w, r, b, outputs=2, hidden_size=hidden, direction=direction, **more))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         stored = [values for values in program.weights.values() if values.size >= 12 * gates]
         assert stored
         assert all(values.dtype == np.int8 for values in stored)
@@ -201,5 +201,5 @@ def test_layers_inside_branches(model, agree) -> None:
         side.output(y)
         sides.append(side)
     model.output(model.branch(model.given(np.array(True)), *sides))
-    for program in agree(model, small_weights=True):
+    for program in agree(model, small=True):
         assert max(values.nbytes for values in program.weights.values()) < 80 * 20 * 2

@@ -59,7 +59,7 @@ def direct_algorithms(problem: ConvolutionProblem, machine: Machine) -> list[Alg
     """Direct convolutions, the most promising first."""
     shape = problem.shape
     facts = (shape.batch, shape.inputs, shape.outputs, shape.groups, shape.windows, machine)
-    plans = islice(direct.convolutions_of(*facts), DIRECT_TILES)
+    plans = islice(direct.convolutions_of(*facts, dense=machine.small), 1 if machine.small else DIRECT_TILES)
     return [Algorithm(str(plan), direct.cycles(plan, machine), False, plan) for plan in plans]
 
 
@@ -98,7 +98,7 @@ def emit(
     passed_over = []
     precise = []
     # What was measured holds for the algorithms that there were to choose from.
-    directly_only = builder.exact_order or builder.small_weights
+    directly_only = builder.exact_order or builder.small
     key = f"{problem} in exact order" if directly_only else str(problem)
     for algorithm in [] if directly_only else filtering_algorithms(problem, machine):
         assert isinstance(algorithm.plan, Winograd)
@@ -157,7 +157,7 @@ def emit_algorithm(
 def _why_directly(builder: Builder) -> str:
     if builder.exact_order:
         return "exact order of sums"
-    return "small weights" if builder.small_weights else "not for these strides, dilations, taps or groups"
+    return "small weights" if builder.small else "not for these strides, dilations, taps or groups"
 
 
 def _taps(problem: ConvolutionProblem, weights: Array) -> Array:

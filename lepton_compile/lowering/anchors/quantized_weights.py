@@ -55,7 +55,7 @@ def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | Non
         w: What the weights were dequantized from, if they were.
         axis: The axis of outputs.
     """
-    return signed_bytes(scope, w, axis) if scope.builder.small_weights else None
+    return signed_bytes(scope, w, axis) if scope.builder.small else None
 
 
 def signed_bytes(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:

@@ -76,7 +76,8 @@ def transposed_convolution(
             taken = weights
             for axis, (_, taps) in enumerate(axes):
                 taken = np.take(taken, taps or [0], axis=axis + 2)
-            shapes = conv.convolution_of(batch, channels // groups, per_group, groups, windows, machine)
+            facts = (batch, channels // groups, per_group, groups, windows, machine)
+            shapes = conv.convolution_of(*facts, dense=machine.small)
             packed = builder.weight(conv.pack_weights(taken, shapes, machine))
             image = Source(x, source.layout)
             definition = conv.convolution(shapes, image, epilogue, machine, weights_dtype=packed.dtype)

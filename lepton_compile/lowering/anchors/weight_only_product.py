@@ -66,7 +66,7 @@ def weight_only_product(
     shapes = matrix_product_of([], rows, inner, columns, machine, packing.vectors(machine))
     cost = kernel.cycles(shapes, packing, machine)
     cost_unpacked = kernel.cycles(matrix_product_of([], rows, inner, columns, machine), None, machine)
-    if cost > cost_unpacked and not builder.small_weights:
+    if cost > cost_unpacked and not builder.small:
         return None
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
