@@ -89,11 +89,13 @@ def plan(
     choice = choose(gains, lambda: study.alone(candidates), study.excess)
     uniform = [dict.fromkeys(names, precision) for precision, names in candidates.items() if names]
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
-    quickest = min((each for each in held if each), key=study.seconds, default={})
+
+    def fits(choice: Assignment) -> bool:
+        return not study.base or size_budget is None or study.size(choice) <= size_budget
+
+    quickest = next(filter(fits, sorted((each for each in held if each), key=study.seconds)), {})
     unchanged, changed = study.seconds({}), study.seconds(quickest)
     faster = bool(quickest) and (context.measure is None or changed < unchanged)
-    if faster and study.base and size_budget is not None:
-        faster = study.size(quickest) <= size_budget
     chosen: Assignment = quickest if faster else {}
     taken = study.completed(chosen)
     slower, damaging = _refusals(gains, taken, contract)
