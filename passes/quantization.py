@@ -67,7 +67,7 @@ class Quantization(Pass):
             return Decline(f"no layer could compute in {' or '.join(precisions)}", tuple(refusals))
         groups = find_groups(graph, layers)
         if context.contract is None:
-            return Proposal(self, predicted_gain(graph, layers), tuple(refusals))
+            return Proposal(self, predicted_gain(graph, layers, halves), tuple(refusals))
         planned = plan(graph, groups, halves, size, context)
         refusals += planned.refusals
         if planned.recipe is None:

@@ -45,14 +45,19 @@ class Planned:
     findings: Mapping[str, object]
 
 
-def predicted_gain(graph: Graph, layers: Sequence[Layer]) -> str:
+def predicted_gain(graph: Graph, layers: Sequence[Layer], halves: Sequence[str]) -> str:
     """What could be gained with a contract, in one line."""
-    work = {node.name: _multiplications(node) for node in graph.gs.nodes if len(node.inputs) > 1}
-    total = sum(work[layer.node] for layer in layers)
-    return (
-        f"{len(layers)} layers of {total / 1e6:.4g} million multiplications could compute in integers, four at a time "
-        "and from weights of a quarter of the size"
-    )
+    nodes = {node.name: node for node in graph.gs.nodes}
+    total = sum(_multiplications(nodes[layer.node], layer) for layer in layers)
+    found = []
+    if layers:
+        found.append(
+            f"{len(layers)} layers of {total / 1e6:.4g} million multiplications could compute in integers, four at a time "
+            "and from weights of a quarter of the size"
+        )
+    if halves:
+        found.append(f"{len(halves)} layers could compute in bfloat16, two products at a time")
+    return "; ".join(found) or "weights could take 8 or 4 bits"
 
 
 def plan(
@@ -309,9 +314,8 @@ def _ranking(
     ]
 
 
-def _multiplications(node: gs.Node) -> int:
+def _multiplications(node: gs.Node, layer: Layer) -> int:
     outputs, weights = node.outputs[0].shape, node.inputs[1].shape
-    if outputs is None or weights is None:
+    if outputs is None:
         return 0
-    channels = outputs[1] if node.op == "Conv" else outputs[-1]
-    return int(np.prod(outputs)) * int(np.prod(weights)) // int(channels)
+    return int(np.prod(outputs)) * int(np.prod(weights)) // int(weights[layer.output_axis])

@@ -7,7 +7,8 @@ import pytest
 
 import lepton_compile
 from lepton_compile.cli.options import read_pairs, read_passes, read_shapes
-from lepton_compile.cli.table import format_bytes, format_shape
+from lepton_compile.cli.table import format_shape
+from lepton_compile.reporting.quantities import format_bytes
 
 
 @pytest.mark.parametrize(

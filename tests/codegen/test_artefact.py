@@ -38,6 +38,7 @@ def test_the_folder_is_complete(library: Library) -> None:
         "libtoy.so",
         "manifest.json",
         "plan.json",
+        "report.html",
         "steps.json",
         "toy.c",
         "toy.h",

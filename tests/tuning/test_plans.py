@@ -118,7 +118,7 @@ def test_what_is_said_or_left_to_the_default_is_the_same():
 
 def test_other_versions_decide_anew(monkeypatch):
     before = place()
-    monkeypatch.setattr(cache, "_sources", lambda: "of another version")
+    monkeypatch.setattr(cache, "sources", lambda: "of another version")
     assert place() != before
 
 
