@@ -52,8 +52,8 @@ def predicted_gain(graph: Graph, layers: Sequence[Layer], halves: Sequence[str])
     found = []
     if layers:
         found.append(
-            f"{len(layers)} layers of {total / 1e6:.4g} million multiplications could compute in integers, four at a time "
-            "and from weights of a quarter of the size"
+            f"{len(layers)} layers of {total / 1e6:.4g} million multiplications could compute in integers, four at a "
+            "time and from weights of a quarter of the size"
         )
     if halves:
         found.append(f"{len(halves)} layers could compute in bfloat16, two products at a time")
