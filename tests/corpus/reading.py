@@ -12,8 +12,6 @@ from corpus.meaning import Answer, read_text, text_regions
 
 Engine = Callable[[Answer], Answer]
 
-# The map of detection shrinks regions; distance = area * ratio / perimeter gives them back (Liao et al., 2020).
-_RATIO = 1.6
 # How sure the classifier has to be that a line stands upside down.
 _TURNED = 0.9
 
@@ -28,11 +26,8 @@ def read_page(page: Image.Image, engines: Mapping[str, Engine]) -> list[str]:
     regions = text_regions(engines["ppocr-det"]({"x": text_pixels(page)[None]}))
     lines = []
     for region in sorted(regions, key=lambda each: (each.corners[1], each.corners[0])):
-        left, top, right, bottom = region.corners
-        distance = (right - left) * (bottom - top) * _RATIO / (2 * (right - left + bottom - top))
-        line = page.crop(
-            (round(left - distance), round(top - distance), round(right + distance), round(bottom + distance))
-        )
+        left, top, right, bottom = map(round, region.corners)
+        line = page.crop((left, top, right, bottom))
         (direction,) = engines["ppocr-cls"]({"x": line_pixels(line, 192)}).values()
         if float(np.reshape(direction, -1)[1]) > _TURNED:
             line = line.transpose(Image.Transpose.ROTATE_180)
