@@ -296,7 +296,7 @@ def peers(name: str, samples: int, result: Result) -> dict[str, Loader]:
 def quantized(name: str, source: Path, samples: int, quantizer: str) -> Path:
     """A peer's int8 model, made in a process of its own if it is not there yet."""
     code = [Path(str(module.__file__)) for module in (quantizers, sys.modules["corpus.samples"])]
-    versions = [importlib.metadata.version(package) for package in ("onnxruntime", "openvino", "nncf", "onnx")]
+    versions = [_version(package) for package in ("onnxruntime", "openvino", "nncf", "onnx")]
     parts = [path.read_bytes() for path in (source, *code)]
     digest = hashlib.sha256(b"".join(parts) + repr((versions, samples)).encode()).hexdigest()[:12]
     folder = cache_folder() / "quantized" / f"{name}-{quantizer.replace(' ', '-')}-{digest}"
@@ -311,6 +311,14 @@ def quantized(name: str, source: Path, samples: int, quantizer: str) -> Path:
                 file.unlink()
         partial.rename(folder)
     return next(path for path in folder.iterdir() if path.suffix in (".onnx", ".xml"))
+
+
+def _version(package: str) -> str:
+    """The version of a package; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _quantize(name: str, source: Path, samples: int, quantizer: str, folder: Path) -> Path:
