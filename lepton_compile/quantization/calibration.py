@@ -50,12 +50,10 @@ class Calibrated:
     Attributes:
         recipe: For all layers.
         losses: By the layers' names.
-        observers: What chose the range of each group, by the groups' names.
     """
 
     recipe: Recipe
     losses: Mapping[str, Loss]
-    observers: Mapping[str, str]
 
     def restricted(self, precisions: Assignment, groups: Sequence[Group], small_rounding: Mapping[str, str]) -> Recipe:
         """The recipe that gives layers these precisions.
@@ -87,7 +85,6 @@ class Calibrated:
 class _Way:
     """A way to quantize what a group of layers reads."""
 
-    observer: str
     scale: float
     zero: int
     smoothing: tuple[float, ...] | None = None
@@ -170,13 +167,11 @@ def _rounded_together(
 
 def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Loss]]]) -> Calibrated:
     found: dict[str, Loss] = {}
-    observers: dict[str, str] = {}
     scales: dict[str, tuple[float, int]] = {}
     smoothing: dict[str, tuple[float, ...]] = {}
     corrections: dict[str, tuple[float, ...]] = {}
     for group, ways in zip(groups, tried, strict=True):
         way = min(ways, key=lambda each: _total(ways[each]) / (_SMOOTHED if each.smoothing else 1.0))
-        observers[group.name] = way.observer
         scales |= dict.fromkeys(group.sources, (way.scale, way.zero))
         if way.smoothing is not None:
             smoothing[group.name] = way.smoothing
@@ -185,7 +180,7 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
             if offsets is not None:
                 corrections[layer.node] = offsets
     layers = [layer.node for group in groups for layer in group.layers]
-    return Calibrated(Recipe(dict.fromkeys(layers, INT8), scales, smoothing, corrections), found, observers)
+    return Calibrated(Recipe(dict.fromkeys(layers, INT8), scales, smoothing, corrections), found)
 
 
 def _settled(loss: Loss) -> tuple[Loss, tuple[float, ...] | None]:
@@ -209,7 +204,7 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     histogram = Histogram()
     for source in group.sources:
         histogram.merge(statistics[source].histogram)
-    ways = [_Way(each.observer, each.scale, each.zero) for each in candidate_ranges(histogram)]
+    ways = [_Way(each.scale, each.zero) for each in candidate_ranges(histogram)]
     known = statistics[group.name]
     if not _can_be_smoothed(group, weights, known):
         return ways
@@ -220,8 +215,7 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
         low, high = float((known.lowest / factors).min()), float((known.highest / factors).max())
         for fraction in _FRACTIONS:
             scale, zero = parameters(low * fraction, high * fraction)
-            name = f"smoothed by {exponent:g}, {fraction:.0%} of the range"
-            ways.append(_Way(name, scale, zero, tuple(map(float, factors))))
+            ways.append(_Way(scale, zero, tuple(map(float, factors))))
     return ways
 
 

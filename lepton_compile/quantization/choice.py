@@ -38,13 +38,20 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A layer goes on to a precision that saves more and costs more."""
+class Step:
+    """A layer goes on to another precision.
+
+    Attributes:
+        layer: The layer.
+        precision: The precision.
+        value: What it saves beyond the one before.
+        cost: What it costs beyond the one before, where that is known.
+    """
 
     layer: str
     precision: str
     value: float
-    cost: float
+    cost: float = 0.0
 
 
 def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignment], float]) -> Choice:
@@ -66,12 +73,12 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
     least = 0.0
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        over = excess(_taken(chain[:middle]))
+        over = excess(taken_by(chain[:middle]))
         if over <= 0:
             fits, least = middle, over
         else:
             too_many = middle
-    taken = _taken(chain[:fits])
+    taken = taken_by(chain[:fits])
     # The first of those left out is known to be too much.
     for step in sorted(chain[fits + 1 :], key=lambda each: (-each.value, each.layer))[:_REPAIRS]:
         reached = taken.get(step.layer)
@@ -93,9 +100,9 @@ def _saving(values: Table) -> dict[str, dict[str, float]]:
     return {layer: {p: value for p, value in each.items() if value > 0} for layer, each in values.items()}
 
 
-def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -> list[_Step]:
+def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -> list[Step]:
     """The steps of one layer, from what costs least on: each saves less for what it costs than the one before."""
-    steps: list[_Step] = []
+    steps: list[Step] = []
     reached: list[tuple[float, float]] = [(0.0, 0.0)]
     for precision in sorted(values, key=lambda p: (costs[p], -values[p], p)):
         value, cost = values[precision], max(costs[precision], 0.0)
@@ -104,7 +111,7 @@ def _hull(layer: str, values: Mapping[str, float], costs: Mapping[str, float]) -
         while steps and _rate(reached[-1], (value, cost)) >= _rate(reached[-2], reached[-1]):
             steps.pop()
             reached.pop()
-        steps.append(_Step(layer, precision, value - reached[-1][0], cost - reached[-1][1]))
+        steps.append(Step(layer, precision, value - reached[-1][0], cost - reached[-1][1]))
         reached.append((value, cost))
     return steps
 
@@ -113,6 +120,6 @@ def _rate(one: tuple[float, float], other: tuple[float, float]) -> float:
     return (other[0] - one[0]) / max(other[1] - one[1], 1e-12)
 
 
-def _taken(steps: Sequence[_Step]) -> dict[str, str]:
+def taken_by(steps: Sequence[Step]) -> dict[str, str]:
     """The last step of each layer decides."""
     return {step.layer: step.precision for step in steps}

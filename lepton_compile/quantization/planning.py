@@ -144,6 +144,7 @@ class _Study:
         self._size = context.size
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
+        self._sizes: dict[frozenset[tuple[str, str]], int] = {}
 
     def completed(self, assignment: Assignment) -> Assignment:
         """An assignment on top of what is decided already."""
@@ -181,8 +182,11 @@ class _Study:
 
     def size(self, assignment: Assignment) -> int:
         """Bytes of the library."""
-        assert self._size is not None
-        return self._size(self._shaped(assignment))
+        key = frozenset(self.completed(assignment).items())
+        if key not in self._sizes:
+            assert self._size is not None
+            self._sizes[key] = self._size(self._shaped(assignment))
+        return self._sizes[key]
 
     def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """What each layer saves in the precisions that it could compute in; 1 where nothing is known."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.choice import Assignment
+from lepton_compile.quantization.choice import Assignment, Step, taken_by
 from lepton_compile.quantization.recipe import WEIGHT_BITS
 from lepton_compile.quantization.weight_only import candidates
 
@@ -29,15 +29,6 @@ class Shrunk:
 
     assignment: Assignment | None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The weights of a layer go on to fewer bits."""
-
-    layer: str
-    precision: str
-    saved_bytes: float
 
 
 def shrink(
@@ -59,10 +50,10 @@ def shrink(
     if size({}) <= budget:
         return Shrunk({})
     steps = _steps(graph)
-    least = size(_taken(steps))
+    least = size(taken_by(steps))
     if least > budget:
         return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
-    order: Sequence[_Step] = steps
+    order: Sequence[Step] = steps
     for by_cost in (False, True):
         if by_cost:
             prices = {(step.layer, step.precision): max(cost({step.layer: step.precision}), 1e-12) for step in steps}
@@ -73,7 +64,7 @@ def shrink(
     return Shrunk(None, "what makes it small enough costs too much of the metric")
 
 
-def _steps(graph: Graph) -> list[_Step]:
+def _steps(graph: Graph) -> list[Step]:
     """All there are: the largest weights first, 8 bits before 4."""
     found = []
     known = sorted(candidates(graph), key=lambda each: (-each.numbers, each.node))
@@ -81,33 +72,28 @@ def _steps(graph: Graph) -> list[_Step]:
         for candidate in known:
             if bits in candidate.bits:
                 before = min((each for each in candidate.bits if each > bits), default=_FLOAT_BITS)
-                found.append(_Step(candidate.node, precision, candidate.numbers * (before - bits) / 8))
+                found.append(Step(candidate.node, precision, candidate.numbers * (before - bits) / 8))
     return found
 
 
-def _by_value(steps: Sequence[_Step], prices: Mapping[tuple[str, str], float]) -> list[_Step]:
+def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) -> list[Step]:
     """By bytes saved for what is lost; of one layer, 8 bits before 4."""
     rates: dict[str, float] = {}
     ranked = []
     for place, step in enumerate(steps):
-        rate = step.saved_bytes / prices[step.layer, step.precision]
+        rate = step.value / prices[step.layer, step.precision]
         rates[step.layer] = min(rate, rates.get(step.layer, rate))
         ranked.append((-rates[step.layer], place, step))
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _shortest(steps: Sequence[_Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:
+def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:
     """As many steps as it takes to fit: as should do, by what all of them leave, and more while they do not."""
-    left = float(least) + sum(step.saved_bytes for step in steps)
+    left = float(least) + sum(step.value for step in steps)
     count = 0
     while count < len(steps) and left > budget:
-        left -= steps[count].saved_bytes
+        left -= steps[count].value
         count += 1
-    while count < len(steps) and size(_taken(steps[:count])) > budget:
+    while count < len(steps) and size(taken_by(steps[:count])) > budget:
         count = min(len(steps), count + max(1, len(steps) // 16))
-    return _taken(steps[:count])
-
-
-def _taken(steps: Sequence[_Step]) -> dict[str, str]:
-    """The last step of each layer decides."""
-    return {step.layer: step.precision for step in steps}
+    return taken_by(steps[:count])
