@@ -520,7 +520,7 @@ class Emitter:
             return self.pixel(place, position)
         return self.shapes.spatial(
             [
-                p * window.stride - window.pad + tap * window.dilation
+                window.first(p) + tap * window.dilation
                 for window, p, tap in zip(self.shapes.windows, [*place.outer, position], taps, strict=True)
             ]
         )

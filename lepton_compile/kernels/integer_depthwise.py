@@ -79,7 +79,7 @@ class _Emitter(Emitter):
         cells = []
         for t, total in enumerate(totals):
             for quad in range(self.quads):
-                first = (begin + t) * window.stride - window.pad + quad * BYTES
+                first = window.first(begin + t) + quad * BYTES
                 inside = [True] * BYTES
                 if tiles.border:
                     assert isinstance(begin, int)
@@ -100,7 +100,7 @@ class _Emitter(Emitter):
         """Add the products of four taps, the first of which sees the pixel `first` of the innermost axis."""
         lanes, instruction = self.lanes, self.machine.dot_products
         outer = [
-            p * window.stride - window.pad + tap * window.dilation
+            window.first(p) + tap * window.dilation
             for window, p, tap in zip(self.windows[:-1], place.outer, taps, strict=False)
         ]
         image, dtype = self.inputs.buffer(self.source), str(self.source.dtype)

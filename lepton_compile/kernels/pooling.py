@@ -257,7 +257,7 @@ class Emitter:
     ) -> tirx.Stmt:
         """Add the input that one tap of a window sees."""
         at = [
-            p * window.stride - window.pad + tap * window.dilation
+            window.first(p) + tap * window.dilation
             for window, p, tap in zip(self.windows, [*place.outer, position], taps, strict=True)
         ]
 
