@@ -1,6 +1,6 @@
 """Quantization: layers compute in int8 or bfloat16 where that is faster, as far as the accuracy contract allows.
 
-Where a budget for size asks for it, weights take 8 or 4 bits as well.
+Where a budget for size asks for it, weights take 16, 8 or 4 bits as well.
 
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
     y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
@@ -37,7 +37,7 @@ class Quantization(Pass):
 
     Attributes:
         layers: Names of the layers, and what each computes in, "int8", "dynamic int8" or "bfloat16", or keeps its
-            weights in while it computes in float32: "int8 weights" or "int4 weights".
+            weights in while it computes in float32: "int16 weights", "int8 weights" or "int4 weights".
         scales: Scale and zero point of what layers in int8 read, by tensor.
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.

@@ -1,10 +1,10 @@
-"""Matrix products whose right operand stays in 8 or 4 bits in memory, and becomes float32 as it is read.
+"""Matrix products whose right operand stays in 16, 8 or 4 bits in memory, and becomes float32 as it is read.
 
-A product of a few rows takes as long as the right operand's way from memory: a quarter or an eighth as many bytes are
-that much faster. The loops are those of the product of float32. Numbers of 4 bits lie eight in a word, those of
-neighbouring rows in one column, the first in the lowest bits. A number becomes a float where it lies in the word: with
-the exponent of 2^(23 - i) in front, bits from the i-th on are the ones of that power plus the number, exactly. Along
-the inner axis, blocks of numbers may have a scale each; the sum of a block is scaled, not its numbers:
+A product of a few rows takes as long as the right operand's way from memory: a half, a quarter or an eighth as many
+bytes are that much faster. The loops are those of the product of float32. Numbers of 4 bits lie eight in a word, those
+of neighbouring rows in one column, the first in the lowest bits. A number becomes a float where it lies in the word:
+with the exponent of 2^(23 - i) in front, bits from the i-th on are the ones of that power plus the number, exactly.
+Along the inner axis, blocks of numbers may have a scale each; the sum of a block is scaled, not its numbers:
 
     y = sum over blocks of scale * (sum of x (q - zero))
 
@@ -54,7 +54,7 @@ class Packing:
     """How a right operand of integers is stored.
 
     Attributes:
-        bits: 8, or 4 for numbers of 0 to 15, which lie in words of 32.
+        bits: 16, 8, or 4 for numbers of 0 to 15, which lie in words of 32.
         block: Numbers of the inner axis that share a scale and a zero point; at most all of them.
         scaled: Whether each block has a scale of its own; if not, numbers are multiplied as they are.
         zero: The zero point of all blocks, or None where each has its own.
@@ -68,7 +68,7 @@ class Packing:
     @property
     def together(self) -> int:
         """Numbers in an element of the packed operand."""
-        return 1 if self.bits == 8 else WORD // self.bits
+        return WORD // self.bits if self.bits < 8 else 1
 
     def vectors(self, machine: Machine) -> int:
         """Vectors beside the accumulators that each block of columns of a register tile takes.
@@ -101,10 +101,10 @@ def parameters_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) 
 
 def pack_right(
     right: npt.NDArray[Any], shapes: MatrixProduct, packing: Packing, machine: Machine
-) -> npt.NDArray[np.uint8 | np.int8 | np.int32]:
-    """Pack a right operand of bytes, of shape (inner, columns)."""
+) -> npt.NDArray[np.uint8 | np.int8 | np.int16 | np.int32]:
+    """Pack a right operand of integers, of shape (inner, columns)."""
     packed = matmul.pack_right(right, shapes, machine)
-    if packing.bits == 8:
+    if packing.together == 1:
         return packed
     words = []
     for begin in range(0, shapes.inner, packing.block):
@@ -125,12 +125,12 @@ def pack_parameters(values: npt.NDArray[Any], shapes: MatrixProduct, machine: Ma
 def cycles(shapes: MatrixProduct, packing: Packing | None, machine: Machine) -> float:
     """Predicted cycles of one core: the steps of all tiles, or the right operand's way from memory; None: of float32.
 
-    Widening a vector takes two instructions of the units that multiply, and one more where bytes have a zero point.
+    Widening a vector takes two instructions of the units that multiply, and one more where they have a zero point.
     """
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
     widening, nbytes = 0, 4.0
     if packing is not None:
-        widening = 2 + (packing.bits == 8 and packing.zero != 0)
+        widening = 2 + (packing.together == 1 and packing.zero != 0)
         nbytes = packing.bits / 8 + (4 / packing.block if packing.scaled else 0)
 
     def step(columns: int) -> float:
@@ -158,7 +158,7 @@ def dequantizing_matmul(
     Args:
         shapes: Its shapes, without batch axes.
         packing: How the right operand is stored.
-        right_dtype: "int8" or "uint8"; "int32" for 4 bits.
+        right_dtype: "int16", "int8" or "uint8"; "int32" for 4 bits.
         left: The left operand, of shape (rows..., inner).
         source: Where its elements are: the left operand itself, or a tensor that it has the elements of.
         transposed: Whether the left operand has shape (inner, rows) instead.
@@ -251,7 +251,7 @@ class _Emitter(matmul.Emitter):
             zero_point = load(self.inputs.buffer(self.zeros), parameter_at).astype("int32").astype("float32")
         else:
             zero_point = tirx.const(float(zero), "float32")
-        if bits == 8:
+        if self.packing.together == 1:
             return value.astype("float32") if zero == 0 else value.astype("float32") - zero_point
         # Numbers whose bits the mantissa does not reach come down to the lowest bits.
         in_place = MANTISSA // bits * bits

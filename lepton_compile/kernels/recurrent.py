@@ -50,7 +50,7 @@ class Recurrence:
         backward: Whether it goes from the last step to the first.
         varying: Whether the sequences are of different lengths; outputs after the end of one are zeros.
         clip: Bound on the inputs of the activations; None for none.
-        of_bytes: Whether the recurrent weights are signed bytes, with a scale for each unit of each gate.
+        weights: The type of the recurrent weights in memory; integers have a scale for each unit of each gate.
     """
 
     steps: int
@@ -61,7 +61,12 @@ class Recurrence:
     backward: bool
     varying: bool = False
     clip: float | None = None
-    of_bytes: bool = False
+    weights: str = "float32"
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the recurrent weights have scales."""
+        return self.weights != "float32"
 
 
 def padded_units(hidden: int, machine: Machine) -> int:
@@ -108,7 +113,7 @@ class Layer:
     Attributes:
         x: What the inputs contribute (steps, batch, gates * hidden), with the biases.
         weights: Packed recurrent weights (hidden, gates, padded).
-        scales: What they are multiplied by (gates, padded), if they are bytes.
+        scales: What they are multiplied by (gates, padded), if they are integers.
         initial: Initial hidden state (directions, batch, hidden).
         lengths: Length of every sequence (batch), if they vary.
         y: Hidden states (steps, directions, batch, hidden).
@@ -123,7 +128,7 @@ class Layer:
         s = shapes
         self.x = parameter("x", [s.steps, s.batch, gates * s.hidden], "float32")
         padded = padded_units(s.hidden, machine)
-        self.weights = parameter("r", [s.hidden, gates, padded], "int8" if s.of_bytes else "float32")
+        self.weights = parameter("r", [s.hidden, gates, padded], s.weights)
         self.scales = parameter("scales", [gates, padded], "float32")
         self.initial = parameter("initial_h", [s.directions, s.batch, s.hidden], "float32")
         self.lengths = parameter("lengths", [s.batch], "int32")
@@ -154,7 +159,7 @@ class Layer:
     def product(self, moment: Moment, gate: int, lane: tirx.Expr) -> tirx.Expr:
         """The gathered product of a gate of a unit."""
         gathered = load(self.products[gate], [lane])
-        if not self.shapes.of_bytes:
+        if not self.shapes.scaled:
             return gathered
         return gathered * load(self.scales, [gate, moment.block * self.machine.lanes + lane])
 
@@ -260,7 +265,7 @@ class Layer:
             loops = [serial(s.hidden, begin, "j"), serial(steps, step, "t"), serial(s.hidden, end, "j"), *rest]
             return allocate(self.products, loops)
 
-        weights = [self.weights, *([self.scales] if s.of_bytes else [])]
+        weights = [self.weights, *([self.scales] if s.scaled else [])]
         given = [self.x, *weights, self.initial, *inputs, *([self.lengths] if s.varying else [])]
         made = [self.y, self.y_h, *outputs, self.state]
         return Definition(

@@ -23,8 +23,8 @@ from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
-from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT4_WEIGHTS, INT8, Recipe
-from lepton_compile.quantization.refinement import PAYS, rounded_blocks, rounded_trials
+from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, WEIGHT_BITS, Recipe
+from lepton_compile.quantization.refinement import PAYS, rounded_trials, rounded_weights
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
@@ -55,13 +55,15 @@ class Calibrated:
     recipe: Recipe
     losses: Mapping[str, Loss]
 
-    def restricted(self, precisions: Assignment, groups: Sequence[Group], small_rounding: Mapping[str, str]) -> Recipe:
+    def restricted(
+        self, precisions: Assignment, groups: Sequence[Group], small_rounding: Mapping[int, Mapping[str, str]]
+    ) -> Recipe:
         """The recipe that gives layers these precisions.
 
         Args:
             precisions: By the layers' names.
             groups: What layers read.
-            small_rounding: How weights in 4 bits are rounded if not to the nearest integers.
+            small_rounding: How weights of few bits are rounded if not to the nearest integers, by bits and layers.
         """
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
@@ -77,7 +79,12 @@ class Calibrated:
             {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
             {name: rounding for name, rounding in recipe.rounding.items() if name in layers}
-            | {name: text for name, text in small_rounding.items() if precisions.get(name) == INT4_WEIGHTS},
+            | {
+                name: text
+                for precision, bits in WEIGHT_BITS.items()
+                for name, text in small_rounding.get(bits, {}).items()
+                if precisions.get(name) == precision
+            },
         )
 
 
@@ -119,15 +126,15 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     return _rounded_together(graph, groups, best, fitting, judging) if fitting else best
 
 
-def round_small_weights(graph: Graph, contract: Contract) -> dict[str, str]:
-    """How weights in 4 bits are rounded together, by the names of the layers that it pays for.
+def round_small_weights(graph: Graph, contract: Contract) -> dict[int, dict[str, str]]:
+    """How weights of few bits are rounded together where layers compute in float32; by bits and layers, where it pays.
 
     Args:
         graph: The graph.
         contract: The contract, whose samples have been read.
     """
     judging, fitting = _samples(contract)
-    return rounded_blocks(graph, fitting, judging) if fitting else {}
+    return rounded_weights(graph, fitting, judging) if fitting else {}
 
 
 def _samples(contract: Contract) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:

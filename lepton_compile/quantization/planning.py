@@ -17,7 +17,17 @@ from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, c
 from lepton_compile.quantization.choice import Assignment, choose, fastest
 from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer
-from lepton_compile.quantization.recipe import BFLOAT16, DYNAMIC_INT8, INT4_WEIGHTS, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.quantization.recipe import (
+    BFLOAT16,
+    DYNAMIC_INT8,
+    INT4_WEIGHTS,
+    INT8,
+    INT16_WEIGHTS,
+    PRECISIONS,
+    WEIGHT_BITS,
+    Recipe,
+    follow,
+)
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.rewriting.passes import Context
@@ -57,7 +67,7 @@ def predicted_gain(graph: Graph, layers: Sequence[Layer], halves: Sequence[str])
         )
     if halves:
         found.append(f"{len(halves)} layers could compute in bfloat16, two products at a time")
-    return "; ".join(found) or "weights could take 8 or 4 bits"
+    return "; ".join(found) or "weights could take 16, 8 or 4 bits"
 
 
 def plan(
@@ -82,7 +92,7 @@ def plan(
         study.base = shrunk.assignment
     candidates = {
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
-        BFLOAT16: [name for name in halves if name not in study.base],
+        BFLOAT16: [name for name in halves if study.base.get(name, INT16_WEIGHTS) == INT16_WEIGHTS],
     }
     gains = study.gains(candidates)
     best = fastest(gains)
@@ -153,11 +163,11 @@ class _Study:
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
         precisions = self.completed(assignment)
-        small = self._small_rounding if INT4_WEIGHTS in precisions.values() else {}
+        small = self._small_rounding if WEIGHT_BITS.keys() & precisions.values() else {}
         return self.calibrated.restricted(precisions, self._groups, small)
 
     @cached_property
-    def _small_rounding(self) -> Mapping[str, str]:
+    def _small_rounding(self) -> Mapping[int, Mapping[str, str]]:
         return round_small_weights(self._graph, self._contract)
 
     def quantized(self, assignment: Assignment) -> Graph:

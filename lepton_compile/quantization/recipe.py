@@ -20,8 +20,8 @@ from lepton_compile.quantization.weight_only import make_weight_only
 INT8, DYNAMIC_INT8, BFLOAT16 = "int8", "dynamic int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not. Ranges of what is read in int8
 are known, or each run's own."""
-INT8_WEIGHTS, INT4_WEIGHTS = "int8 weights", "int4 weights"
-WEIGHT_BITS: Mapping[str, int] = {INT8_WEIGHTS: 8, INT4_WEIGHTS: 4}
+INT16_WEIGHTS, INT8_WEIGHTS, INT4_WEIGHTS = "int16 weights", "int8 weights", "int4 weights"
+WEIGHT_BITS: Mapping[str, int] = {INT16_WEIGHTS: 16, INT8_WEIGHTS: 8, INT4_WEIGHTS: 4}
 """What a layer's weights are kept in while it computes in float32."""
 PRECISIONS = (INT8, DYNAMIC_INT8, BFLOAT16, *WEIGHT_BITS)
 

@@ -1,4 +1,4 @@
-"""Rounding together what layers read: as trials of weights in 8 bits, and in 4 bits where it pays."""
+"""Rounding weights together: as trials where layers compute in int8, and for weights alone where it pays."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lepton_compile.quantization.moments import Reading, second_moments
 from lepton_compile.quantization.observers import LEVELS
 from lepton_compile.quantization.rounding import as_stored, by_inputs, costs, rounded_together, told
 from lepton_compile.quantization.trials import Trial
-from lepton_compile.quantization.weight_only import LARGEST_OF_FOUR_BITS, candidates, in_blocks
-from lepton_compile.quantization.weights import LARGEST, rounded, spread, weight_scales
+from lepton_compile.quantization.weight_only import as_integers, candidates
+from lepton_compile.quantization.weights import largest, rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
@@ -45,16 +45,16 @@ def rounded_trials(graph: Graph, trials: Sequence[Trial], samples: Sequence[Mapp
         scales = weight_scales(weights, layer.output_axis)
         nearest = rounded(weights, scales, layer.output_axis)
         steps = np.broadcast_to(spread(scales, layer.output_axis, weights.ndim), weights.shape)
-        integers = _together(node, layer, weights, steps, nearest, LARGEST, moments)
+        integers = _together(node, layer, weights, steps, nearest, largest(8), moments)
         if (integers != nearest).any():
             found.append(replace(trial, rounding=told(integers, nearest)))
     return found
 
 
-def rounded_blocks(
+def rounded_weights(
     graph: Graph, samples: Sequence[Mapping[str, Array]], judging: Sequence[Mapping[str, Array]]
-) -> dict[str, str]:
-    """How weights in 4 bits are rounded together, by the names of the layers that it pays for.
+) -> dict[int, dict[str, str]]:
+    """How weights are rounded together where layers go on reading float32; by bits and layers, where it pays.
 
     Args:
         graph: The graph.
@@ -62,20 +62,21 @@ def rounded_blocks(
         judging: What says whether it pays, at least one.
     """
     nodes = {node.name: node for node in graph.gs.nodes}
-    able = {each.node for each in candidates(graph) if 4 in each.bits}
+    able = {each.node: each.bits for each in candidates(graph)}
     readings = [Reading(layer, _as_it_is) for layer in find_layers(graph)[0] if layer.node in able]
-    found = {}
+    found: dict[int, dict[str, str]] = {}
     fitted, judged = (second_moments(graph, readings, each) for each in (samples, judging))
     for (layer, moments), (_, others) in zip(fitted, judged, strict=True):
         node, weights = nodes[layer.node], _weights(nodes[layer.node])
-        made = in_blocks(node, weights)
-        integers = _together(node, layer, weights, made.steps, made.values, LARGEST_OF_FOUR_BITS, moments)
-        losses = [
-            costs(by_inputs(node, layer, weights - values * made.steps), others).sum()
-            for values in (integers, made.values)
-        ]
-        if losses[0] < PAYS * losses[1]:
-            found[layer.node] = told(integers, made.values)
+        for bits in set(able[layer.node]) - {16}:
+            made = as_integers(node, weights, bits)
+            integers = _together(node, layer, weights, made.steps, made.values, largest(bits), moments)
+            losses = [
+                costs(by_inputs(node, layer, weights - values * made.steps), others).sum()
+                for values in (integers, made.values)
+            ]
+            if losses[0] < PAYS * losses[1]:
+                found.setdefault(bits, {})[layer.node] = told(integers, made.values)
     return found
 
 

@@ -1,8 +1,8 @@
-"""A library that fits a budget for its size: weights in 8 bits, or 4, in as few layers as that takes.
+"""A library that fits a budget for its size: weights in 16, 8 or 4 bits, in as few layers as that takes.
 
 What a layer gives up is its weights' precision alone: it goes on computing in float32, or in int8 where that is chosen
-for it besides. The largest weights go first, all to 8 bits before any to 4. Where the metric does not bear that, they
-go by how many bytes they save for what they cost of it.
+for it besides. The largest weights go first, all to 16 bits before any to 8, and all to 8 before any to 4. Where the
+metric does not bear that, they go by how many bytes they save for what they cost of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment, Step, taken_by
-from lepton_compile.quantization.recipe import WEIGHT_BITS
+from lepton_compile.quantization.recipe import INT16_WEIGHTS, WEIGHT_BITS
 from lepton_compile.quantization.weight_only import candidates
 
 _FLOAT_BITS = 32
@@ -56,7 +56,7 @@ def shrink(
     order: Sequence[Step] = steps
     for by_cost in (False, True):
         if by_cost:
-            prices = {(step.layer, step.precision): max(cost({step.layer: step.precision}), 1e-12) for step in steps}
+            prices = {(step.layer, step.precision): _price(step, cost) for step in steps}
             order = _by_value(steps, prices)
         fitting = _shortest(order, least, budget, size)
         if excess(fitting) <= 0:
@@ -65,7 +65,7 @@ def shrink(
 
 
 def _steps(graph: Graph) -> list[Step]:
-    """All there are: the largest weights first, 8 bits before 4."""
+    """All there are: the largest weights first, 16 bits before 8 before 4."""
     found = []
     known = sorted(candidates(graph), key=lambda each: (-each.numbers, each.node))
     for precision, bits in WEIGHT_BITS.items():
@@ -77,7 +77,7 @@ def _steps(graph: Graph) -> list[Step]:
 
 
 def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) -> list[Step]:
-    """By bytes saved for what is lost; of one layer, 8 bits before 4."""
+    """By bytes saved for what is lost; of one layer, more bits before fewer."""
     rates: dict[str, float] = {}
     ranked = []
     for place, step in enumerate(steps):
@@ -85,6 +85,12 @@ def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) ->
         rates[step.layer] = min(rate, rates.get(step.layer, rate))
         ranked.append((-rates[step.layer], place, step))
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
+
+
+def _price(step: Step, cost: Callable[[Assignment], float]) -> float:
+    """What a step costs; next to nothing in 16 bits, which is not asked for."""
+    asked = step.precision != INT16_WEIGHTS
+    return max(cost({step.layer: step.precision}) if asked else 0.0, 1e-12)
 
 
 def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:

@@ -1,12 +1,12 @@
-"""Weights in 8 or 4 bits under operators that go on computing in float32.
+"""Weights in 16, 8 or 4 bits under operators that go on computing in float32.
 
 Libraries are smaller, and what waits for memory is faster.
 
     y = matmul(x, W)   ->   y = matmul(x, dequantize(Q))
 
-In 8 bits, integers are symmetric around 0, with a scale for each output (each row of a table that is gathered from). In
-4 bits, each block of the axis that products are summed over has a scale, and, unless they are symmetric, a zero point.
-They stand in bytes, which lowering packs: what counts is their range.
+In 16 and 8 bits, integers have a scale for each output (each row of a table that is gathered from), in 4 bits for each
+block of the axis that products are summed over. Numbers of 4 bits stand in bytes, which lowering packs: what counts is
+their range.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.rounding import followed
-from lepton_compile.quantization.weights import Array, rounded, weight_scales
+from lepton_compile.quantization.weights import Array, largest, rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
 
 BLOCK = 32
 """Numbers of 4 bits that share a scale."""
-
-LARGEST_OF_FOUR_BITS = 7
-"""The largest integer of those that are symmetric around 0."""
 
 _NO_ROUNDING: Mapping[str, str] = MappingProxyType({})
 _RECURRENT = ("GRU", "LSTM", "RNN")
@@ -60,7 +57,7 @@ def candidates(graph: Graph) -> Iterator[Candidate]:
             weights = [constant(node.inputs[place]) for place in places]
             known = [each for each in weights if each is not None and _can_be_integers(node, each)]
             if known and len(known) == len(weights):
-                bits = (8, 4) if node.op in ("MatMul", "Gemm") else (8,)
+                bits = (16, 8, 4) if node.op in ("MatMul", "Gemm") else (16, 8)
                 yield Candidate(node.name, sum(each.size for each in known), bits)
 
 
@@ -70,25 +67,23 @@ class Integers:
 
     values: Array
     scales: npt.NDArray[np.float32]
-    zeros: Array | None
     attributes: Mapping[str, int]
 
     @property
     def steps(self) -> npt.NDArray[np.float32]:
-        """The scale of each number of those in blocks."""
-        axis = self.attributes["axis"]
-        return np.take(self.scales, np.arange(self.values.shape[axis]) // BLOCK, axis=axis)
+        """The scale of each number."""
+        axis, block = self.attributes["axis"], self.attributes.get("block_size")
+        if block is None:
+            return np.broadcast_to(spread(self.scales, axis, self.values.ndim), self.values.shape)
+        return np.take(self.scales, np.arange(self.values.shape[axis]) // block, axis=axis)
 
 
-def make_weight_only(
-    graph: Graph, bits: Mapping[str, int], *, symmetric: bool = True, rounding: Mapping[str, str] = _NO_ROUNDING
-) -> None:
+def make_weight_only(graph: Graph, bits: Mapping[str, int], *, rounding: Mapping[str, str] = _NO_ROUNDING) -> None:
     """Let nodes read their weights from integers.
 
     Args:
         graph: Changed in place.
         bits: By names of nodes, of `candidates`, in how many bits.
-        symmetric: Whether numbers of 4 bits are symmetric around 0, without zero points.
         rounding: How weights of nodes are rounded if not to the nearest integers, as `rounding.told` says it.
 
     Raises:
@@ -104,7 +99,7 @@ def make_weight_only(
         for place in _WEIGHTS[node.op]:
             weights = constant(node.inputs[place])
             assert weights is not None
-            made = _in_bytes(node, weights) if bits[node.name] == 8 else in_blocks(node, weights, symmetric)
+            made = as_integers(node, weights, bits[node.name])
             if node.name in rounding:
                 made = replace(made, values=followed(made.values, rounding[node.name]))
             _dequantize(node, place, made, uses)
@@ -118,17 +113,22 @@ def _can_be_integers(node: gs.Node, weights: Array) -> bool:
     return node.op != "MatMul" or weights.ndim == 2
 
 
-def _in_bytes(node: gs.Node, weights: Array) -> Integers:
+def as_integers(node: gs.Node, weights: Array, bits: int) -> Integers:
+    """Weights of a node as the nearest integers, in as many bits as `candidates` says that they can be."""
+    return _in_blocks(node, weights) if bits == 4 else _by_outputs(node, weights, bits)
+
+
+def _by_outputs(node: gs.Node, weights: Array, bits: int) -> Integers:
     if node.op in _RECURRENT:
         # A block of all inputs is a scale for each row of each direction.
         rows = weights.reshape(-1, weights.shape[2])
-        scales = weight_scales(rows, 0)
-        values = rounded(rows, scales, 0).reshape(weights.shape)
+        scales = weight_scales(rows, 0, bits)
+        values = rounded(rows, scales, 0, bits).reshape(weights.shape)
         attributes = {"axis": 2, "block_size": weights.shape[2]}
-        return Integers(values, scales.reshape(*weights.shape[:2], 1), None, attributes)
+        return Integers(values, scales.reshape(*weights.shape[:2], 1), attributes)
     axis = _output_axis(node, weights.ndim)
-    scales = weight_scales(weights, axis)
-    return Integers(rounded(weights, scales, axis), scales, None, {"axis": axis})
+    scales = weight_scales(weights, axis, bits)
+    return Integers(rounded(weights, scales, axis, bits), scales, {"axis": axis})
 
 
 def _output_axis(node: gs.Node, rank: int) -> int:
@@ -143,33 +143,21 @@ def _output_axis(node: gs.Node, rank: int) -> int:
             return 1
 
 
-def in_blocks(node: gs.Node, weights: Array, symmetric: bool = True) -> Integers:
+def _in_blocks(node: gs.Node, weights: Array) -> Integers:
     """The weights of a product in 4 bits, in blocks of the axis that is summed over."""
     axis = 1 - _output_axis(node, 2)
     by_inner = weights if axis == 0 else weights.T
     inner, columns = by_inner.shape
     padded = np.pad(by_inner, [(0, -inner % BLOCK), (0, 0)]).reshape(-1, BLOCK, columns)
-    zeros = None
-    if symmetric:
-        peaks = np.abs(padded).max(axis=1)
-        scales = np.where(peaks > 0, peaks / np.float32(LARGEST_OF_FOUR_BITS), 1).astype(np.float32)
-        values = np.clip(np.rint(padded / scales[:, None]), -LARGEST_OF_FOUR_BITS, LARGEST_OF_FOUR_BITS).astype(np.int8)
-    else:
-        low, high = np.minimum(padded.min(axis=1), 0), np.maximum(padded.max(axis=1), 0)
-        scales = np.where(high > low, (high - low) / np.float32(2 * LARGEST_OF_FOUR_BITS + 1), 1).astype(np.float32)
-        zeros = np.rint(-low / scales).astype(np.uint8)
-        steps = np.rint(padded / scales[:, None]) + zeros[:, None]
-        values = np.clip(steps, 0, 2 * LARGEST_OF_FOUR_BITS + 1).astype(np.uint8)
+    most = largest(4)
+    peaks = np.abs(padded).max(axis=1)
+    scales = np.where(peaks > 0, peaks / np.float32(most), 1).astype(np.float32)
+    values = np.clip(np.rint(padded / scales[:, None]), -most, most).astype(np.int8).reshape(-1, columns)[:inner]
 
     def as_stored(numbers: Array) -> Array:
         return np.ascontiguousarray(numbers if axis == 0 else numbers.T)
 
-    return Integers(
-        as_stored(values.reshape(-1, columns)[:inner]),
-        as_stored(scales),
-        None if zeros is None else as_stored(zeros),
-        {"axis": axis, "block_size": BLOCK},
-    )
+    return Integers(as_stored(values), as_stored(scales), {"axis": axis, "block_size": BLOCK})
 
 
 def _dequantize(node: gs.Node, place: int, made: Integers, uses: Uses) -> None:
@@ -179,8 +167,6 @@ def _dequantize(node: gs.Node, place: int, made: Integers, uses: Uses) -> None:
         return gs.Constant(uses.fresh_name(f"{known.name}_{kind}"), values)
 
     inputs = [parameter("quantized", made.values), parameter("scale", made.scales)]
-    if made.zeros is not None:
-        inputs.append(parameter("zero_point", made.zeros))
     restored = gs.Variable(uses.fresh_name(f"{known.name}_dequantized"), np.dtype(np.float32), made.values.shape)
     name = uses.fresh_name(f"{node.name}_dequantize")
     uses.insert_before(node, gs.Node("DequantizeLinear", name, dict(made.attributes), inputs, [restored]))

@@ -1,4 +1,4 @@
-"""Weights as signed bytes, symmetric around 0, with a scale for each output."""
+"""Weights as signed integers, symmetric around 0, with a scale for each output."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-LARGEST = 127
-"""The largest integer; -128 is left out, so that negation is exact."""
+
+def largest(bits: int) -> int:
+    """The largest integer of so many bits; that of the largest magnitude is left out, so that negation is exact."""
+    return int(2 ** (bits - 1)) - 1
 
 
 LARGEST_BIAS = 2**30
@@ -22,22 +24,23 @@ def spread(values: Array, axis: int, rank: int) -> Array:
     return values.reshape([-1 if place == axis else 1 for place in range(rank)])
 
 
-def weight_scales(weights: Array, axis: int) -> npt.NDArray[np.float32]:
+def weight_scales(weights: Array, axis: int, bits: int = 8) -> npt.NDArray[np.float32]:
     """The scale of each output: its largest weight is the largest integer; 1 where all are zero.
 
     Args:
         weights: float32.
         axis: The axis that outputs lie along.
+        bits: Bits of the integers.
     """
     others = tuple(place for place in range(weights.ndim) if place != axis)
     peaks = np.abs(weights).max(axis=others)
-    return np.where(peaks > 0, peaks / np.float32(LARGEST), 1).astype(np.float32)
+    return np.where(peaks > 0, peaks / np.float32(largest(bits)), 1).astype(np.float32)
 
 
-def rounded(weights: Array, scales: Array, axis: int) -> npt.NDArray[np.int8]:
-    """The nearest integers."""
+def rounded(weights: Array, scales: Array, axis: int, bits: int = 8) -> npt.NDArray[np.signedinteger[Any]]:
+    """The nearest integers: int16 of more than 8 bits, else int8."""
     steps = np.rint(weights / spread(scales, axis, weights.ndim))
-    return np.clip(steps, -LARGEST, LARGEST).astype(np.int8)
+    return np.clip(steps, -largest(bits), largest(bits)).astype(np.int8 if bits <= 8 else np.int16)
 
 
 def rounded_bias(bias: Array, scales: Array) -> npt.NDArray[np.int32]:

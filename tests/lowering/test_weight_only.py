@@ -16,7 +16,8 @@ from lepton_compile.planning import adapt
 from lepton_compile.runtime.loader import CompiledModel
 from lepton_compile.target import Target, resolve_target
 
-RANGES = {"int8": (-128, 128), "uint8": (0, 256), "int4": (-8, 8), "uint4": (0, 16)}
+# Of 16 bits, half of what there is, so that numbers less zero points are of 16 bits too.
+RANGES = {"int16": (-(2**14), 2**14), "int8": (-128, 128), "uint8": (0, 256), "int4": (-8, 8), "uint4": (0, 16)}
 
 
 def integers(model: Model, dtype: str, shape: tuple[int, ...], seed: int = 0) -> str:

@@ -87,7 +87,7 @@ def emit(
         scope: The region.
         problem: The convolution.
         x: The input, (batch, channels, spatial...).
-        weights: (outputs * groups, inputs, taps...); signed bytes where weights are to be small.
+        weights: (outputs * groups, inputs, taps...); signed integers where weights are to be small.
         epilogue: What is stored.
         sources: Where its operands are.
         result: Where the result goes.

@@ -62,8 +62,8 @@ def convolution(
     groups = int(operation.attribute("group", 1))
     windows = convolution_windows(operation, spatial, kernel)
     shape = output_shape(operation, batch, outputs, windows)
-    bytes_of = small_weights(scope, taps, 0)
-    known = scope.literal_or_known(w) if bytes_of is None else bytes_of.values
+    short = small_weights(scope, taps, 0)
+    known = scope.literal_or_known(w) if short is None else short.values
     depthwise = groups == channels == outputs and known is not None and groups > 1
     narrow = scope.narrow(x)
     stored = x if narrow is None else narrow
@@ -95,7 +95,7 @@ def convolution(
         builder.call(definition, [image, packed, *order, *sources], [result], scope.nodes)
 
     value = scope.open(shape, "float32", Anchor(scope.builder.blocked, emit))
-    return with_bias(scope, value if bytes_of is None else scaled(scope, value, bytes_of.scales), bias)
+    return with_bias(scope, value if short is None else scaled(scope, value, short.scales), bias)
 
 
 def scaled(scope: Scope, value: te.Tensor, factors: Array) -> te.Tensor:

@@ -1,7 +1,8 @@
-"""Weights and scales of operands that come as bytes, as kernels take them."""
+"""Weights and scales of operands that come as integers, as kernels take them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,19 @@ def signed_weights(scope: Scope, w: Quantized, axis: int) -> Array | None:
         Them; None if they are computed, are no bytes, have scales along another axis, or differ from their zero points
         by more than a signed byte holds.
     """
+    return _centred(scope, w, axis, {"uint8": "int8", "int8": "int8"})
+
+
+def _centred(scope: Scope, w: Quantized, axis: int, types: Mapping[str, str]) -> Array | None:
+    """Weights of some types around a zero point of 0, as the types that these become; see `signed_weights`."""
     known = scope.literal_or_known(w.values)
-    if known is None or known.dtype.name not in ("uint8", "int8") or w.block or (w.scale.size > 1 and w.axis != axis):
+    if known is None or known.dtype.name not in types or w.block or (w.scale.size > 1 and w.axis != axis):
         return None
     along = [-1 if place == axis else 1 for place in range(known.ndim)]
     zero = w.zero.reshape(along) if w.zero.size > 1 else w.zero.reshape(())
-    centred = known.astype(np.int32) - zero.astype(np.int32)
-    return centred.astype(np.int8) if centred.min() >= -128 and centred.max() <= 127 else None
+    centred, signed = known.astype(np.int32) - zero.astype(np.int32), np.dtype(types[known.dtype.name])
+    held = np.iinfo(signed)
+    return centred.astype(signed) if centred.min() >= held.min and centred.max() <= held.max else None
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Weights:
     """Weights that stand for values * scales.
 
     Attributes:
-        values: Signed bytes.
+        values: int8 or int16.
         scales: float32, one for each place on the axis of outputs.
     """
 
@@ -48,19 +55,20 @@ class Weights:
 
 
 def small_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
-    """Weights as signed bytes, for operators on float32; None where weights need not be small, or are no such bytes.
+    """Weights as signed integers, for operators on float32; None where weights need not be small, or are none.
 
     Args:
         scope: The region.
         w: What the weights were dequantized from, if they were.
         axis: The axis of outputs.
     """
-    return signed_bytes(scope, w, axis) if scope.builder.small else None
+    return short_weights(scope, w, axis) if scope.builder.small else None
 
 
-def signed_bytes(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
+def short_weights(scope: Scope, w: Quantized | None, axis: int) -> Weights | None:
     """The same whether weights are to be small or not."""
-    values = signed_weights(scope, w, axis) if w is not None else None
+    types = {"uint8": "int8", "int8": "int8", "uint16": "int16", "int16": "int16"}
+    values = _centred(scope, w, axis, types) if w is not None else None
     if w is None or values is None:
         return None
     return Weights(values, np.broadcast_to(w.scale.reshape(-1), (values.shape[axis],)).copy())

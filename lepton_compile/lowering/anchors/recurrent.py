@@ -15,7 +15,7 @@ from lepton_compile.kernels.kernel import Definition, Machine, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.recurrent import Activation, Recurrence, pack_gates, pack_recurrent
 from lepton_compile.lowering.anchors.products import product
-from lepton_compile.lowering.anchors.quantized_weights import Weights, part_of, signed_bytes, small_weights
+from lepton_compile.lowering.anchors.quantized_weights import Weights, part_of, short_weights, small_weights
 from lepton_compile.lowering.anchors.registry import anchor
 from lepton_compile.lowering.anchors.weight_only_product import weight_only_product
 from lepton_compile.lowering.nodes import Array
@@ -136,7 +136,7 @@ class _Layer:
         self.scope, self.operation, self.gates = scope, operation, gates
         self.weights, self.recurrent = weights, recurrent
         self.stored = scope.quantized(w)
-        self.bytes_of = [self._bytes(scope.quantized(r), direction) for direction in range(len(recurrent))]
+        self.short = [self._short(scope.quantized(r), direction) for direction in range(len(recurrent))]
         self.batch_first = bool(operation.attribute("layout", 0))
         self.x = _swapped(x) if self.batch_first else x
         self.steps, self.batch, _ = shape_of(self.x)
@@ -162,21 +162,21 @@ class _Layer:
         return product(scope, self.x, scope.constant(np.ascontiguousarray(weights.T)))
 
     def recurrent_weights(self, direction: int) -> list[Buffer]:
-        """The packed recurrent weights of a direction, and their scales if they are bytes."""
-        builder, bytes_of = self.scope.builder, self.bytes_of[direction]
-        values = self.recurrent[direction] if bytes_of is None else bytes_of.values
+        """The packed recurrent weights of a direction, and their scales if they are integers."""
+        builder, short = self.scope.builder, self.short[direction]
+        values = self.recurrent[direction] if short is None else short.values
         packed = [builder.weight(pack_recurrent(values, self.gates, builder.machine))]
-        if bytes_of is not None:
-            packed.append(builder.weight(pack_gates(bytes_of.scales, self.gates, builder.machine)))
+        if short is not None:
+            packed.append(builder.weight(pack_gates(short.scales, self.gates, builder.machine)))
         return packed
 
-    def _bytes(self, stored: Quantized | None, direction: int) -> Weights | None:
-        """Recurrent weights as bytes: faster where each step would read those of float32 from beyond the caches."""
+    def _short(self, stored: Quantized | None, direction: int) -> Weights | None:
+        """Recurrent weights as integers: faster where each step would read float32 from beyond the caches."""
         if stored is None:
             return None
         large = self.recurrent[direction].nbytes > self.scope.builder.machine.l2_bytes
         part = self.scope.quantized(part_of(self.scope, stored, direction))
-        return signed_bytes(self.scope, part, 0) if large else small_weights(self.scope, part, 0)
+        return short_weights(self.scope, part, 0) if large else small_weights(self.scope, part, 0)
 
     def lowered(self, cells: Sequence[Cell], initial: te.Tensor | None, more: int = 0) -> tuple[te.Tensor, ...]:
         """Emit the layer; Y, Y_h, and as many more outputs of Y_h's shape as its cells have."""
@@ -202,7 +202,7 @@ class _Layer:
                 backward,
                 varying=self.lengths is not None,
                 clip=self.operation.attribute("clip"),
-                of_bytes=self.bytes_of[direction] is not None,
+                weights="float32" if (short := self.short[direction]) is None else short.values.dtype.name,
             )
             definition = cell.kernel(shapes, builder.machine)
             room = builder.buffer([int(size) for size in definition.function.params[-1].shape], "float32")

@@ -34,8 +34,8 @@ def transposed_convolution(
     Output position s * i + r gets input i + (r + pad - tap * dilation) / s through every tap for which that is an
     integer.
     """
-    bytes_of = small_weights(scope, scope.quantized(w), 1)
-    known = scope.literal_or_known(w) if bytes_of is None else bytes_of.values
+    short = small_weights(scope, scope.quantized(w), 1)
+    known = scope.literal_or_known(w) if short is None else short.values
     if str(x.dtype) != "float32" or known is None:
         return None
     batch, channels, *spatial = shape_of(x)
@@ -49,8 +49,8 @@ def transposed_convolution(
     shape = [batch, groups * per_group, *outputs]
 
     def finished(value: te.Tensor) -> te.Tensor:
-        if bytes_of is not None:
-            value = scaled(scope, value, np.tile(bytes_of.scales, groups))
+        if short is not None:
+            value = scaled(scope, value, np.tile(short.scales, groups))
         return with_bias(scope, value, bias)
 
     apart = all(

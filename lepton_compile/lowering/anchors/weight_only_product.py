@@ -21,13 +21,15 @@ from lepton_compile.lowering.nodes import Array
 from lepton_compile.lowering.program import Buffer, Choice
 from lepton_compile.lowering.region import Anchor, Quantized, Scope
 
+_TYPES = "uint8", "int8", "uint16", "int16"
+
 
 @dataclass(frozen=True)
 class PackedMatrix:
     """A matrix of integers that stand for (values - zeros) * scales.
 
     Attributes:
-        values: int8 or uint8, (inner, columns); of 4 bits if that is the packing's.
+        values: int16, int8 or uint8, (inner, columns); of 4 bits if that is the packing's.
         scales: float32, (blocks of the inner axis, columns).
         zeros: uint8, of the same shape; read only where the packing has no common one.
         packing: How it is stored.
@@ -53,8 +55,8 @@ def weight_only_product(
 
     Returns:
         The float32 result, over an anchor that is still open; None where the family does not take it: a right operand
-        that was not dequantized or is computed, not of two axes, not of bytes, or with scales that differ from row to
-        row; and where float32 is faster and as good.
+        that was not dequantized or is computed, not of two axes, of more than 16 bits, or with scales that differ from
+        row to row; and where float32 is faster and as good.
     """
     stored = scope.quantized(right)
     matrix = packed_matrix(scope, stored, 0 if transposed_right else 1) if stored is not None else None
@@ -94,7 +96,7 @@ def weight_only_product(
 def packed_matrix(scope: Scope, stored: Quantized, column_axis: int) -> PackedMatrix | None:
     """A dequantized matrix, packed in as few bits as hold its integers; None where it is not taken."""
     known = scope.literal_or_known(stored.values)
-    if known is None or known.ndim != 2 or known.dtype.name not in ("uint8", "int8") or not known.size:
+    if known is None or known.ndim != 2 or known.dtype.name not in _TYPES or not known.size:
         return None
     if stored.scale.size > 1 and stored.axis != (1 - column_axis if stored.block else column_axis):
         return None
@@ -103,6 +105,12 @@ def packed_matrix(scope: Scope, stored: Quantized, column_axis: int) -> PackedMa
     )
     values = (known if column_axis == 1 else known.T).astype(np.int32)
     block = stored.block or values.shape[0]
+    if known.dtype.itemsize == 2:
+        centred = values - np.repeat(zeros, block, 0)[: len(values)]
+        if centred.min() < -(2**15) or centred.max() >= 2**15:
+            return None
+        packing = Packing(16, block, len(scales) > 1)
+        return PackedMatrix(centred.astype(np.int16), scales, np.zeros_like(scales, np.uint8), packing)
     low = min(0, int(values.min()) // (NIBBLES // 2) * (NIBBLES // 2))
     if values.max() - low < NIBBLES and zeros.min() >= low and zeros.max() - low <= 255:
         values, zeros, bits = values - low, zeros - low, 4
