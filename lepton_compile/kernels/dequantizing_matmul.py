@@ -58,12 +58,14 @@ class Packing:
         block: Numbers of the inner axis that share a scale and a zero point; at most all of them.
         scaled: Whether each block has a scale of its own; if not, numbers are multiplied as they are.
         zero: The zero point of all blocks, or None where each has its own.
+        dense: Whether rows lie one behind the other, without padding; not of 4 bits.
     """
 
     bits: int
     block: int
     scaled: bool
     zero: int | None = 0
+    dense: bool = False
 
     @property
     def together(self) -> int:
@@ -89,6 +91,8 @@ class Packing:
 def packed_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) -> tuple[int, ...]:
     """Shape of the packed right operand."""
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
+    if packing.dense:  # The last vectors read past the last row.
+        return ((inner - 1) * shapes.columns + tiles * blocks * lanes,)
     whole, rest = divmod(inner, packing.block)
     return (tiles, whole * packing.elements(packing.block) + packing.elements(rest), blocks, lanes)
 
@@ -103,6 +107,8 @@ def pack_right(
     right: npt.NDArray[Any], shapes: MatrixProduct, packing: Packing, machine: Machine
 ) -> npt.NDArray[np.uint8 | np.int8 | np.int16 | np.int32]:
     """Pack a right operand of integers, of shape (inner, columns)."""
+    if packing.dense:
+        return np.pad(right.reshape(-1), (0, packed_shape(shapes, packing, machine)[0] - right.size))
     packed = matmul.pack_right(right, shapes, machine)
     if packing.together == 1:
         return packed
@@ -232,7 +238,7 @@ class _Emitter(matmul.Emitter):
                 return registers.step(
                     columns,
                     lambda t, _: self.left_value(place, self.row(begin + t), k),
-                    lambda b, lane: self.right_value([place.tile, at, b, lane], [place.tile, number, b, lane], part),
+                    lambda b, lane: self.right_value(place, at, number, b, lane, part),
                 )
 
             return sequence(add(part) for part in range(count))
@@ -242,13 +248,17 @@ class _Emitter(matmul.Emitter):
         return sequence([*elements, *([step(tirx.const(whole, "int32"), rest)] if rest else [])])
 
     def right_value(
-        self, at: Sequence[tirx.Expr | int], parameter_at: Sequence[tirx.Expr | int], part: int
+        self, place: Place, element: tirx.Expr, number: tirx.Expr, b: int, lane: tirx.Expr, part: int
     ) -> tirx.Expr:
-        """A number of the right operand, less its zero point: the `part`-th in its element."""
-        bits, zero = self.packing.bits, self.packing.zero
+        """A number of the right operand, less the zero point of its block: the `part`-th in its element."""
+        bits, zero, shapes = self.packing.bits, self.packing.zero, self.shapes
+        at = [place.tile, element, b, lane]
+        if self.packing.dense:
+            at = [element * shapes.columns + (place.tile * shapes.tile.blocks + b) * self.machine.lanes + lane]
         value = load(self.packed, at)
         if zero is None:
-            zero_point = load(self.inputs.buffer(self.zeros), parameter_at).astype("int32").astype("float32")
+            zeros = self.inputs.buffer(self.zeros)
+            zero_point = load(zeros, [place.tile, number, b, lane]).astype("int32").astype("float32")
         else:
             zero_point = tirx.const(float(zero), "float32")
         if self.packing.together == 1:

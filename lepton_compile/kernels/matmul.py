@@ -145,7 +145,7 @@ class Emitter:
         self.inputs = Operands([source, Source(right, PLAIN), *self.tables()], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.packed = self.inputs.buffer(right)
-        self.tiles = int(self.packed.shape[len(right_batch)])
+        self.tiles = packed_shape(shapes, right_batch, machine)[len(right_batch)]
         self.shape = (*shapes.batch, *shapes.rows, shapes.columns)
         self.result = parameter("y", epilogue.layout.physical_shape(self.shape), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)

@@ -11,7 +11,10 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
@@ -33,6 +36,8 @@ from lepton_compile.kernels.loops import (
 )  # fmt: skip
 from lepton_compile.kernels.register_tile import UNROLLED_EPILOGUE, LaneValue
 from lepton_compile.kernels.window import Tiles, Window, over_row
+
+Number = TypeVar("Number", bound=np.generic)
 
 # Output columns computed together.
 COLUMNS = 8
@@ -95,12 +100,32 @@ def sliding_window(
         weights_dtype: The type of a depthwise convolution's weights in memory; integers are widened as they are read.
 
     Returns:
-        A kernel of the input, a depthwise convolution's weights (channel blocks, taps..., lanes), the epilogue's
-        sources, and the output.
+        A kernel of the input, a depthwise convolution's packed weights, the epilogue's sources, and the output.
     """
     return Emitter(
         sliding, tuple(windows), image, source, epilogue, machine, counts_padding, weights_dtype
     ).definition()
+
+
+def depthwise_shape(channels: int, taps: Sequence[int], machine: Machine) -> tuple[int, ...]:
+    """Shape of a depthwise convolution's packed weights; where they are to be small, dense, and read past their end."""
+    blocks = -(-channels // machine.lanes)
+    if machine.small:
+        return ((math.prod(taps) - 1) * channels + blocks * machine.lanes,)
+    return (blocks, *taps, machine.lanes)
+
+
+def pack_depthwise(weights: npt.NDArray[Number], machine: Machine) -> npt.NDArray[Number]:
+    """Weights of shape (channels, 1, taps...) as (channel blocks, taps..., lanes); where small, as (taps, channels)."""
+    channels, _, *taps = weights.shape
+    shape = depthwise_shape(channels, taps, machine)
+    if machine.small:
+        rows = weights.reshape(channels, -1).T.reshape(-1)
+        return np.pad(rows, (0, shape[0] - rows.size))
+    blocks, lanes = shape[0], shape[-1]
+    padded = np.zeros((blocks * lanes, *taps), weights.dtype)
+    padded[:channels] = weights[:, 0]
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(blocks, lanes, *taps), 1, -1))
 
 
 class Emitter:
@@ -149,8 +174,9 @@ class Emitter:
         """The packed weights, if there are any."""
         if self.sliding is not DEPTHWISE:
             return None
-        taps = (window.kernel for window in self.windows)
-        return te.placeholder((self.channel_blocks, *taps, self.lanes), self.weights_dtype, name="weights")
+        taps = [window.kernel for window in self.windows]
+        shape = depthwise_shape(self.shape[1], taps, self.machine)
+        return te.placeholder(shape, self.weights_dtype, name="weights")
 
     def identity(self) -> tirx.Expr:
         """The value of an empty window; of integers, the least there is for minus infinity."""
@@ -264,10 +290,19 @@ class Emitter:
         def value(lane: tirx.Expr) -> tirx.Expr:
             weight = None
             if self.weights is not None:
-                weight = load(self.weights, [place.block, *taps, lane]).astype("float32")
+                weight = load(self.weights, self.weight_at(place, taps, lane)).astype("float32")
             return self.sliding.combine(load(total, [lane]), self.seen(place, at, lane), weight)
 
         return vector_store(self.lanes, value, lambda lane, v: store(total, [lane], v))
+
+    def weight_at(self, place: Place, taps: Sequence[tirx.Expr | int], lane: tirx.Expr) -> list[tirx.Expr | int]:
+        """Where a depthwise convolution's weight lies."""
+        if not self.machine.small:
+            return [place.block, *taps, lane]
+        row: tirx.Expr | int = 0
+        for window, tap in zip(self.windows, taps, strict=True):
+            row = row * window.kernel + tap
+        return [row * self.shape[1] + place.block * self.lanes + lane]
 
     def seen(self, place: Place, at: Sequence[tirx.Expr | int], lane: tirx.Expr) -> tirx.Expr:
         """An input, from the element of the source at the same place."""

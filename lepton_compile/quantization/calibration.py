@@ -24,7 +24,7 @@ from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
 from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, WEIGHT_BITS, Recipe
-from lepton_compile.quantization.refinement import PAYS, rounded_trials, rounded_weights
+from lepton_compile.quantization.refinement import rounded_trials
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
@@ -41,6 +41,8 @@ _VALUES = 256
 # What a treatment has to leave of the loss to be worth its cost.
 _SMOOTHED = 0.7
 _CORRECTED = 0.95
+# The same of rounding weights together, which takes room in plans.
+_PAYS = 0.9
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,13 @@ class Calibrated:
     recipe: Recipe
     losses: Mapping[str, Loss]
 
-    def restricted(
-        self, precisions: Assignment, groups: Sequence[Group], small_rounding: Mapping[int, Mapping[str, str]]
-    ) -> Recipe:
+    def restricted(self, precisions: Assignment, groups: Sequence[Group], rounding: Mapping[str, str]) -> Recipe:
         """The recipe that gives layers these precisions.
 
         Args:
             precisions: By the layers' names.
             groups: What layers read.
-            small_rounding: How weights of few bits are rounded if not to the nearest integers, by bits and layers.
+            rounding: How weights of few bits under float32 are rounded if not to the nearest integers, by layers.
         """
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
@@ -78,13 +78,8 @@ class Calibrated:
             {name: scale for name, scale in recipe.scales.items() if name in sources},
             {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
             {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
-            {name: rounding for name, rounding in recipe.rounding.items() if name in layers}
-            | {
-                name: text
-                for precision, bits in WEIGHT_BITS.items()
-                for name, text in small_rounding.get(bits, {}).items()
-                if precisions.get(name) == precision
-            },
+            {name: text for name, text in recipe.rounding.items() if name in layers}
+            | {name: text for name, text in rounding.items() if precisions.get(name) in WEIGHT_BITS},
         )
 
 
@@ -126,17 +121,6 @@ def calibrate(graph: Graph, groups: Sequence[Group], contract: Contract) -> Cali
     return _rounded_together(graph, groups, best, fitting, judging) if fitting else best
 
 
-def round_small_weights(graph: Graph, contract: Contract) -> dict[int, dict[str, str]]:
-    """How weights of few bits are rounded together where layers compute in float32; by bits and layers, where it pays.
-
-    Args:
-        graph: The graph.
-        contract: The contract, whose samples have been read.
-    """
-    judging, fitting = _samples(contract)
-    return rounded_weights(graph, fitting, judging) if fitting else {}
-
-
 def _samples(contract: Contract) -> tuple[list[Mapping[str, Array]], list[Mapping[str, Array]]]:
     """Those that trials see, and others; none of those that are held out."""
     judging = contract.samples(TRIAL_SAMPLES)
@@ -163,7 +147,7 @@ def _rounded_together(
     for trial, loss in zip(tried, losses(graph, tried, judging), strict=True):
         name = trial.layer.node
         settled, offsets = _settled(loss)
-        if trial.rounding is None or settled.error >= PAYS * left[name].error:
+        if trial.rounding is None or settled.error >= _PAYS * left[name].error:
             continue
         left[name], rounding[name] = settled, trial.rounding
         corrections.pop(name, None)

@@ -69,13 +69,38 @@ def second_moments(
             yield each.layer, (total / counts[each.layer.node]).astype(np.float32)
 
 
+def can_be_taken(node: gs.Node) -> bool:
+    """Whether a layer has few enough inputs for their moments."""
+    return _sizes(node)[1] <= LARGEST_INNER
+
+
+def moments_between(
+    node: gs.Node, ones: Sequence[Array], others: Sequence[Array]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """E[y'y] and E[y'x], y and x being what a layer multiplies of two inputs; by groups, inputs and inputs.
+
+    Args:
+        node: The layer.
+        ones: Where y comes from, for each sample.
+        others: Where x comes from, for each sample.
+    """
+    most = -(-_DRAWN // len(ones))
+    moments = mixed = np.zeros((), np.float32)
+    count = 0
+    for number, pair in enumerate(zip(ones, others, strict=True)):
+        y, x = (_rows(node, each, np.random.default_rng(number), most) for each in pair)
+        moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
+        count += y.shape[1]
+    return moments / np.float32(count), mixed / np.float32(count)
+
+
 def _parts(readings: Sequence[Reading], nodes: Mapping[str, gs.Node]) -> Iterator[list[Reading]]:
     part: list[Reading] = []
     total = 0
     for each in readings:
         node = nodes[each.layer.node]
         groups, inner = _sizes(node)
-        if inner > LARGEST_INNER:
+        if not can_be_taken(node):
             continue
         size = 4 * (math.prod(node.inputs[0].shape) + groups * inner**2)
         if part and total + size > _HELD_BYTES:

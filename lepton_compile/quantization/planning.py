@@ -6,17 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
-from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate, round_small_weights
+from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
 from lepton_compile.quantization.choice import Assignment, choose, fastest
 from lepton_compile.quantization.dynamic import find_dynamic, shares
-from lepton_compile.quantization.layers import Group, Layer
+from lepton_compile.quantization.layers import Group, Layer, find_layers
 from lepton_compile.quantization.recipe import (
     BFLOAT16,
     DYNAMIC_INT8,
@@ -28,12 +28,17 @@ from lepton_compile.quantization.recipe import (
     Recipe,
     follow,
 )
+from lepton_compile.quantization.reconstruction import reconstructed
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
+from lepton_compile.quantization.weight_only import weights_lost
 from lepton_compile.rewriting.passes import Context
 
-# How many of the samples that trials see show what each layer costs alone.
-_SAMPLES = 4
+# How many samples show what each layer costs alone: at least, at most, and as many as so many multiplications allow.
+_SAMPLES = 4, 64
+_MULTIPLICATIONS = 2**31
+# How many samples weights of few bits are fitted to.
+_RECONSTRUCTING = 64
 # What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
 _BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
 
@@ -86,10 +91,10 @@ def plan(
     assert contract is not None
     study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
     if size_budget is not None and context.size is not None:
-        shrunk = shrink(graph, size_budget, study.size, study.excess, study.drop)
+        shrunk = shrink(graph, size_budget, study.size, lambda base: study.on(base).excess({}), study.price)
         if shrunk.assignment is None:
             return Planned(None, f"the library cannot take {size_budget} bytes: {shrunk.reason}", (), {})
-        study.base = shrunk.assignment
+        study = study.on(shrunk.assignment)
     candidates = {
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
         BFLOAT16: [name for name in halves if study.base.get(name, INT16_WEIGHTS) == INT16_WEIGHTS],
@@ -143,18 +148,29 @@ class _Study:
     """
 
     def __init__(
-        self, graph: Graph, groups: Sequence[Group], contract: Contract, calibrated: Calibrated, context: Context
+        self,
+        graph: Graph,
+        groups: Sequence[Group],
+        contract: Contract,
+        calibrated: Calibrated,
+        context: Context,
+        base: Assignment = MappingProxyType({}),
+        rounding: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.calibrated = calibrated
-        self.base: Assignment = {}
+        self.base = base
+        self._rounding = rounding
+        self._context = context
         self._graph = graph
         self._groups = groups
         self._contract = contract
-        self._measure = context.measure
-        self._size = context.size
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
         self._sizes: dict[frozenset[tuple[str, str]], int] = {}
+        nodes = {node.name: node for node in graph.gs.nodes}
+        work = sum(_multiplications(nodes[layer.node], layer) for layer in find_layers(graph)[0])
+        self._pricing = int(np.clip(_MULTIPLICATIONS // max(work, 1), *_SAMPLES))
+        self._on: dict[frozenset[tuple[str, str]], _Study] = {}
 
     def completed(self, assignment: Assignment) -> Assignment:
         """An assignment on top of what is decided already."""
@@ -162,13 +178,18 @@ class _Study:
 
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
-        precisions = self.completed(assignment)
-        small = self._small_rounding if WEIGHT_BITS.keys() & precisions.values() else {}
-        return self.calibrated.restricted(precisions, self._groups, small)
+        return self.calibrated.restricted(self.completed(assignment), self._groups, self._rounding)
 
-    @cached_property
-    def _small_rounding(self) -> Mapping[int, Mapping[str, str]]:
-        return round_small_weights(self._graph, self._contract)
+    def on(self, base: Assignment) -> _Study:
+        """The same on top of weights of few bits, which are rounded so that each layer makes up for those before it."""
+        key = frozenset(base.items())
+        if key not in self._on:
+            bits = {name: WEIGHT_BITS[precision] for name, precision in base.items() if precision != INT16_WEIGHTS}
+            samples = [each.sample.inputs for each in self._contract.samples(_RECONSTRUCTING)]
+            rounding = reconstructed(self._graph, self.quantized(base), bits, samples) if bits else {}
+            facts = self._graph, self._groups, self._contract, self.calibrated, self._context
+            self._on[key] = _Study(*facts, base, rounding)
+        return self._on[key]
 
     def quantized(self, assignment: Assignment) -> Graph:
         """The graph, quantized so; the shapes of what is new are not known."""
@@ -194,8 +215,8 @@ class _Study:
         """Bytes of the library."""
         key = frozenset(self.completed(assignment).items())
         if key not in self._sizes:
-            assert self._size is not None
-            self._sizes[key] = self._size(self._shaped(assignment))
+            assert self._context.size is not None
+            self._sizes[key] = self._context.size(self._shaped(assignment))
         return self._sizes[key]
 
     def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
@@ -208,7 +229,7 @@ class _Study:
             shared = shares(self.quantized(assignment)) if precision == DYNAMIC_INT8 else {}
             for name in names:
                 node, share = shared.get(name, ("", 0.0))
-                gain = _of(name, before) - _of(name, after) - share * _of(node, after) if self._measure else 1.0
+                gain = _of(name, before) - _of(name, after) - share * _of(node, after) if self._context.measure else 1.0
                 found.setdefault(name, {})[precision] = gain
         return found
 
@@ -234,8 +255,17 @@ class _Study:
 
     def drop(self, assignment: Assignment) -> float:
         """What it costs of the metric, on samples that calibrate."""
-        samples = self._contract.samples(TRIAL_SAMPLES)[:: TRIAL_SAMPLES // _SAMPLES]
+        samples = self._contract.samples(self._pricing)
         return max(self._contract.judge(self.quantized(assignment), samples).drop, 0.0)
+
+    def price(self, layer: str, precision: str) -> float:
+        """What a layer's weights in few bits cost of the metric, on samples that calibrate.
+
+        Metrics that count have no small numbers; what they do not tell apart, what the weights lose does. In 16 bits
+        that is next to nothing.
+        """
+        lost = weights_lost(self._graph, layer, WEIGHT_BITS[precision])
+        return (0.0 if precision == INT16_WEIGHTS else self.drop({layer: precision})) + 1e-3 * lost
 
     def _lost_dynamically(self, names: Sequence[str]) -> dict[str, float]:
         """What the outputs of layers lose in int8 with the ranges of each run, as mean squares over mean squares."""
@@ -248,10 +278,10 @@ class _Study:
 
     def _steps(self, assignment: Assignment) -> Mapping[str, float]:
         key = frozenset(self.completed(assignment).items())
-        if self._measure is None:
+        if self._context.measure is None:
             return {}
         if key not in self._measured:
-            self._measured[key] = self._measure(self._shaped(assignment))
+            self._measured[key] = self._context.measure(self._shaped(assignment))
         return self._measured[key]
 
     def _shaped(self, assignment: Assignment) -> Graph:

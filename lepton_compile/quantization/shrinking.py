@@ -1,21 +1,26 @@
 """A library that fits a budget for its size: weights in 16, 8 or 4 bits, in as few layers as that takes.
 
 What a layer gives up is its weights' precision alone: it goes on computing in float32, or in int8 where that is chosen
-for it besides. The largest weights go first, all to 16 bits before any to 8, and all to 8 before any to 4. Where the
-metric does not bear that, they go by how many bytes they save for what they cost of it.
+for it besides. No layer takes 8 bits where 16 in all of them are few enough, nor 4 where 8 are. Layers go in the order
+of how many bytes that saves for what it costs of the metric.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment, Step, taken_by
-from lepton_compile.quantization.recipe import INT16_WEIGHTS, WEIGHT_BITS
+from lepton_compile.quantization.recipe import WEIGHT_BITS
 from lepton_compile.quantization.weight_only import candidates
 
 _FLOAT_BITS = 32
+# Bits that weights may take, the fewest that are tried at first and those that are tried after that.
+_TOGETHER = (16,), (16, 8), (16, 8, 4)
+# How many libraries are built to find as few steps as it takes.
+_MEASUREMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ def shrink(
     budget: int,
     size: Callable[[Assignment], int],
     excess: Callable[[Assignment], float],
-    cost: Callable[[Assignment], float],
+    cost: Callable[[str, str], float],
 ) -> Shrunk:
     """Choose layers whose weights take fewer bits.
 
@@ -45,31 +50,33 @@ def shrink(
         budget: What the library may take, in bytes.
         size: What a library takes with a choice.
         excess: By how much the metric drops more than the contract allows with it; at most 0 where it holds.
-        cost: What a choice costs of the metric, on samples that do not judge.
+        cost: What a layer in a precision costs of the metric, on samples that do not judge.
     """
     if size({}) <= budget:
         return Shrunk({})
-    steps = _steps(graph)
-    least = size(taken_by(steps))
-    if least > budget:
-        return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
-    order: Sequence[Step] = steps
-    for by_cost in (False, True):
-        if by_cost:
-            prices = {(step.layer, step.precision): _price(step, cost) for step in steps}
-            order = _by_value(steps, prices)
-        fitting = _shortest(order, least, budget, size)
-        if excess(fitting) <= 0:
-            return Shrunk(fitting)
-    return Shrunk(None, "what makes it small enough costs too much of the metric")
+    fitting = False
+    least = 0
+    for bits in _TOGETHER:
+        steps = _steps(graph, bits)
+        least = size(taken_by(steps))
+        if least > budget:
+            continue
+        fitting = True
+        prices = {(step.layer, step.precision): max(cost(step.layer, step.precision), 1e-12) for step in steps}
+        chosen = _shortest(_by_value(steps, prices), least, budget, size)
+        if excess(chosen) <= 0:
+            return Shrunk(chosen)
+    if fitting:
+        return Shrunk(None, "what makes it small enough costs too much of the metric")
+    return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
 
 
-def _steps(graph: Graph) -> list[Step]:
-    """All there are: the largest weights first, 16 bits before 8 before 4."""
+def _steps(graph: Graph, allowed: Sequence[int]) -> list[Step]:
+    """All that lead to as many bits as are allowed: the largest weights first, more bits before fewer."""
     found = []
     known = sorted(candidates(graph), key=lambda each: (-each.numbers, each.node))
     for precision, bits in WEIGHT_BITS.items():
-        for candidate in known:
+        for candidate in known if bits in allowed else ():
             if bits in candidate.bits:
                 before = min((each for each in candidate.bits if each > bits), default=_FLOAT_BITS)
                 found.append(Step(candidate.node, precision, candidate.numbers * (before - bits) / 8))
@@ -87,19 +94,23 @@ def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) ->
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _price(step: Step, cost: Callable[[Assignment], float]) -> float:
-    """What a step costs; next to nothing in 16 bits, which is not asked for."""
-    asked = step.precision != INT16_WEIGHTS
-    return max(cost({step.layer: step.precision}) if asked else 0.0, 1e-12)
-
-
 def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:
-    """As many steps as it takes to fit: as should do, by what all of them leave, and more while they do not."""
-    left = float(least) + sum(step.value for step in steps)
-    count = 0
-    while count < len(steps) and left > budget:
-        left -= steps[count].value
-        count += 1
-    while count < len(steps) and size(taken_by(steps[:count])) > budget:
-        count = min(len(steps), count + max(1, len(steps) // 16))
-    return taken_by(steps[:count])
+    """As few steps as it takes to fit; `least` is what all of them leave.
+
+    What fewer leave follows from what the others save, but for what kernels take besides, of which measuring tells.
+    """
+    saved = list(itertools.accumulate((step.value for step in steps), initial=0.0))
+    whole = least + saved[-1]
+    fits, too_few = len(steps), 0
+    for _ in range(_MEASUREMENTS):
+        expected = next((count for count, value in enumerate(saved) if whole - value <= budget), len(steps))
+        count = max(expected, too_few + 1)
+        if count >= fits:
+            break
+        taken = size(taken_by(steps[:count]))
+        whole = taken + saved[count]
+        if taken <= budget:
+            fits = count
+        else:
+            too_few = count
+    return taken_by(steps[:fits])

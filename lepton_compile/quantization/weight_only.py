@@ -105,6 +105,19 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, rounding: Mapping
             _dequantize(node, place, made, uses)
 
 
+def weights_lost(graph: Graph, name: str, bits: int) -> float:
+    """What rounding takes from the weights of a node, as squares over squares."""
+    (node,) = (node for scope in scopes(graph) for node in scope.nodes if node.name == name)
+    lost = total = 0.0
+    for place in _WEIGHTS[node.op]:
+        weights = constant(node.inputs[place])
+        assert weights is not None
+        made = as_integers(node, weights, bits)
+        lost += float(((weights - made.values * made.steps) ** 2).sum())
+        total += float((weights**2).sum())
+    return lost / (total or 1.0)
+
+
 def _can_be_integers(node: gs.Node, weights: Array) -> bool:
     if weights.dtype != np.float32 or not weights.size or not np.isfinite(weights).all():
         return False

@@ -12,9 +12,9 @@ A rule takes answers and the original's, and gives the worst deviation in units 
 The metric of an accuracy contract is the same figure, negative. It is one number for all samples, that of the worst
 one, so it bounds them all. Where answers are counted, a little of how much they differ in general is added, so that a
 search sees small steps, too. The samples that a contract holds out are others than those that judge in the end, and
-few. So `MAX_DROP` is less than 1, and contracts judge fainter detections too, cls's probabilities as if all of them
-were on its border, where they move most (it is sure of nearly all lines), and det's pixels at the borders of text,
-which decide where boxes end.
+few. So `MAX_DROP` is less than 1, and contracts judge fainter detections too, probabilities of two classes as if all of
+them were on the border, where they move most (cls is sure of nearly all lines), and det's pixels at the borders of
+text, which decide where boxes end.
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ RULES: Mapping[str, Rule] = {
 
 _STRICTER: Mapping[str, Rule] = {
     "nudenet": functools.partial(same_detections, threshold=_FAINT),
+    "open-nsfw": same_at_the_border,
     "ppocr-cls": same_at_the_border,
     "ppocr-det": same_borders,
 }

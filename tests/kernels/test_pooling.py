@@ -14,9 +14,8 @@ from tvm import te, tirx
 
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import Layout
-from lepton_compile.kernels.pooling import AVERAGE, DEPTHWISE, MAXIMUM, Sliding, sliding_window
+from lepton_compile.kernels.pooling import AVERAGE, DEPTHWISE, MAXIMUM, Sliding, pack_depthwise, sliding_window
 from lepton_compile.kernels.window import Window
-from lepton_compile.lowering.anchors.convolution import pack_depthwise
 
 Finish = Callable[[tirx.Expr], tirx.Expr]
 
@@ -182,7 +181,7 @@ def check_depthwise(machine: Machine, run, shape, kernel, attributes, finish: Fi
     actual = run(
         definition,
         to_blocks(x, machine.lanes),
-        pack_depthwise(w, machine.lanes),
+        pack_depthwise(w, machine),
         output=Layout(machine.lanes).physical_shape(expected.shape),
     )
     wanted = np.maximum(expected, np.float32(-0.5)) if finish is cheap else numpy_costly(expected)

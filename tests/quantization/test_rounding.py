@@ -18,10 +18,10 @@ from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
-from lepton_compile.quantization.calibration import calibrate, round_small_weights
+from lepton_compile.quantization.calibration import calibrate
 from lepton_compile.quantization.layers import find_groups, find_layers
 from lepton_compile.quantization.moments import LARGEST_INNER, Reading, second_moments
-from lepton_compile.quantization.recipe import INT4_WEIGHTS, INT8, INT8_WEIGHTS, WEIGHT_BITS, Recipe, follow
+from lepton_compile.quantization.recipe import INT8, Recipe, follow
 from lepton_compile.quantization.rounding import as_stored, by_inputs, costs, followed, rounded_together, told
 from lepton_compile.target import resolve_target
 
@@ -190,24 +190,6 @@ def test_bytes_are_rounded_together_where_it_pays() -> None:
     nearest = Recipe(recipe.precisions, recipe.scales, recipe.smoothing, recipe.corrections)
     lost = [error_of(follow(each, graph.copy()), graph, others, "matmul") for each in (recipe, nearest)]
     assert 0 < lost[0] < 0.97 * lost[1]
-
-
-@pytest.mark.parametrize(("precision", "most"), [(INT8_WEIGHTS, 0.8), (INT4_WEIGHTS, 0.6)])
-def test_weights_alone_are_rounded_together_where_it_pays(precision: str, most: float) -> None:
-    model = mixing()
-    graph = import_model(model.proto())
-    samples, others = feeds(model, 60)[:36], feeds(model, 60)[36:]
-    judge = contract(model, samples)
-    judge.observe(graph, {})
-    rounding = round_small_weights(graph, judge)[WEIGHT_BITS[precision]]
-    assert "node_matmul" in rounding
-    layers = dict.fromkeys(["node_matmul", "node_gemm"], precision)
-    for name, share in (("matmul", most), ("gemm", 1.0)):
-        lost = [
-            error_of(follow(Recipe(layers, {}, rounding=each), graph.copy()), graph, others, name)
-            for each in (rounding, {})
-        ]
-        assert 0 < lost[0] <= share * lost[1]
 
 
 def test_a_plan_replays_it_without_samples() -> None:

@@ -33,6 +33,6 @@ def test_what_kernels_take_besides_is_made_up_for() -> None:
         return sum(numbers[name] if name in choice else 4 * numbers[name] + 3000 for name in layers)
 
     for budget in range(size(dict.fromkeys(layers, "int8 weights")), size({}), 500):
-        found = shrink(graph, budget, size, lambda choice: 0.0, lambda choice: 0.0)
+        found = shrink(graph, budget, size, lambda choice: 0.0, lambda layer, precision: 0.0)
         assert found.assignment is not None
         assert size(found.assignment) <= budget

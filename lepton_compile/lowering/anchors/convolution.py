@@ -9,7 +9,7 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
-from lepton_compile.kernels.pooling import DEPTHWISE, sliding_window
+from lepton_compile.kernels.pooling import DEPTHWISE, pack_depthwise, sliding_window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
@@ -75,7 +75,7 @@ def convolution(
         if depthwise:
             assert known is not None
             source = scope.in_layout(stored, builder.blocked)
-            weights = builder.weight(pack_depthwise(known, machine.lanes))
+            weights = builder.weight(pack_depthwise(known, machine))
             definition = sliding_window(
                 DEPTHWISE, windows, x, Source(stored, source.layout), epilogue, machine, weights_dtype=weights.dtype
             )
@@ -103,15 +103,6 @@ def scaled(scope: Scope, value: te.Tensor, factors: Array) -> te.Tensor:
     rest = len(value.shape) - 2
     spread = scope.constant(factors.reshape(1, -1, *[1] * rest))
     return te.compute(value.shape, lambda *i: value(*i) * spread(0, i[1], *[0] * rest), name="scaled")
-
-
-def pack_depthwise(weights: Array, lanes: int) -> Array:
-    """Weights of shape (channels, 1, taps...) as (channel blocks, taps..., lanes)."""
-    channels, _, *kernel = weights.shape
-    blocks = -(-channels // lanes)
-    padded = np.zeros((blocks * lanes, *kernel), weights.dtype)
-    padded[:channels] = weights[:, 0]
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(blocks, lanes, *kernel), 1, -1))
 
 
 @operator("Conv")

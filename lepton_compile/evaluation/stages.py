@@ -1,0 +1,100 @@
+"""Inner tensors of a graph for several samples, one after the other: every node between them runs once for each sample.
+
+What comes later may be changed in between, since a stage is made of the nodes as they are when it is reached. Only what
+later stages read is held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from lepton_compile.model import Graph
+from lepton_compile.model.traversal import captured, subgraphs
+
+Array = npt.NDArray[Any]
+
+
+def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> Iterator[list[Array]]:
+    """The values of each of these tensors, for all samples.
+
+    Args:
+        graph: The graph; between stages, what later nodes compute may be changed, but not what they read of these
+            tensors.
+        names: Tensors of the main graph, each once.
+        samples: Inputs of the graph.
+    """
+    last = _last_stages(graph, names)
+    held = [dict(sample) for sample in samples]
+    known = {tensor.name for tensor in graph.gs.inputs}
+    for number, name in enumerate(names):
+        reads, nodes = _stage(graph, name, known)
+        if nodes:
+            session = _part(graph, nodes, reads, name).session()
+            for values in held:
+                values |= session.run({read.name: values[read.name] for read in reads})
+        known.add(name)
+        yield [values[name] for values in held]
+        for values in held:
+            for done in [each for each in values if last.get(each, -1) <= number]:
+                del values[done]
+
+
+def most_held(graph: Graph, names: Sequence[str]) -> int:
+    """The most that `in_stages` holds of one sample at a time beside its inputs, in bytes."""
+    last, tensors = _last_stages(graph, names), graph.gs.tensors()
+    sizes = [math.prod(tensors[name].shape) * np.dtype(tensors[name].dtype).itemsize for name in names]
+    return max(
+        (sum(sizes[at] for at in range(number + 1) if last[names[at]] >= number) for number in range(len(names))),
+        default=0,
+    )
+
+
+def _last_stages(graph: Graph, names: Sequence[str]) -> dict[str, int]:
+    """The last stage that reads or is each tensor that is held."""
+    known = {tensor.name for tensor in graph.gs.inputs}
+    last: dict[str, int] = {}
+    for number, name in enumerate(names):
+        reads, _ = _stage(graph, name, known)
+        last |= dict.fromkeys([name, *(read.name for read in reads)], number)
+        known.add(name)
+    return last
+
+
+def _stage(graph: Graph, name: str, known: set[str]) -> tuple[list[gs.Variable], list[gs.Node]]:
+    """What of the known tensors a tensor is computed from, and by which nodes."""
+    reads: dict[str, gs.Variable] = {}
+    found: set[int] = set()
+    waiting = [graph.gs.tensors()[name]]
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.name in known:
+            reads[tensor.name] = tensor
+        for node in tensor.inputs if tensor.name not in known else ():
+            if id(node) not in found:
+                found.add(id(node))
+                waiting += [*node.inputs, *captured(subgraphs(node))]
+    # Where only one of a node's results is known, all of them are computed again.
+    given = [read for read in reads.values() if not any(id(node) in found for node in read.inputs)]
+    return given, [node for node in graph.gs.nodes if id(node) in found]
+
+
+def _part(graph: Graph, nodes: Sequence[gs.Node], reads: Sequence[gs.Variable], name: str) -> Graph:
+    """A graph of some of a graph's nodes."""
+    whole = graph.gs
+    return Graph(
+        gs.Graph(
+            nodes=list(nodes),
+            inputs=list(reads),
+            outputs=[whole.tensors()[name]],
+            opset=whole.opset,
+            import_domains=whole.import_domains,
+            functions=whole.functions,
+            ir_version=whole.ir_version,
+        )
+    )
