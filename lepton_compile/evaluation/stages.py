@@ -35,7 +35,7 @@ def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str,
     for number, name in enumerate(names):
         reads, nodes = _stage(graph, name, known)
         if nodes:
-            session = _part(graph, nodes, reads, name).session()
+            session = Graph(part_of(graph, nodes, reads, [graph.gs.tensors()[name]])).session()
             for values in held:
                 values |= session.run({read.name: values[read.name] for read in reads})
         known.add(name)
@@ -84,17 +84,17 @@ def _stage(graph: Graph, name: str, known: set[str]) -> tuple[list[gs.Variable],
     return given, [node for node in graph.gs.nodes if id(node) in found]
 
 
-def _part(graph: Graph, nodes: Sequence[gs.Node], reads: Sequence[gs.Variable], name: str) -> Graph:
-    """A graph of some of a graph's nodes."""
+def part_of(
+    graph: Graph, nodes: Sequence[gs.Node], reads: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor]
+) -> gs.Graph:
+    """Some of the nodes of a graph, or of its subgraphs, as a graph; the nodes are the same ones."""
     whole = graph.gs
-    return Graph(
-        gs.Graph(
-            nodes=list(nodes),
-            inputs=list(reads),
-            outputs=[whole.tensors()[name]],
-            opset=whole.opset,
-            import_domains=whole.import_domains,
-            functions=whole.functions,
-            ir_version=whole.ir_version,
-        )
+    return gs.Graph(
+        nodes=list(nodes),
+        inputs=list(reads),
+        outputs=list(outputs),
+        opset=whole.opset,
+        import_domains=whole.import_domains,
+        functions=whole.functions,
+        ir_version=whole.ir_version,
     )

@@ -93,7 +93,7 @@ class Insertion:
         if bias is None or known is None or known.shape != steps.shape or float(node.attrs.get("beta", 1)) != 1:
             return
         sums = np.float32(self._scale_of(layer)) * steps
-        if np.abs(known / sums).max(initial=0) > LARGEST_BIAS:
+        if (np.abs(known) > LARGEST_BIAS * sums).any():
             return
         node.inputs[2] = self._dequantized(node, bias, rounded_bias(known, sums), sums, 0)
 

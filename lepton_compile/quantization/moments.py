@@ -61,7 +61,7 @@ def second_moments(
             for each in part:
                 name = each.layer.node
                 drawn = np.random.default_rng(number)
-                rows = _rows(nodes[name], each.read(values[each.layer.input]), drawn, -(-_DRAWN // len(samples)))
+                rows = rows_of(nodes[name], each.read(values[each.layer.input]), drawn, -(-_DRAWN // len(samples)))
                 sums[name] = sums.get(name, np.float32(0)) + rows.swapaxes(1, 2) @ rows
                 counts[name] = counts.get(name, 0) + rows.shape[1]
         for each in part:
@@ -69,18 +69,13 @@ def second_moments(
             yield each.layer, (total / counts[each.layer.node]).astype(np.float32)
 
 
-def can_be_taken(node: gs.Node) -> bool:
-    """Whether a layer has few enough inputs for their moments."""
-    return _sizes(node)[1] <= LARGEST_INNER
-
-
 def moments_between(
-    node: gs.Node, ones: Sequence[Array], others: Sequence[Array]
+    rows: Callable[[Array, np.random.Generator, int], Array], ones: Sequence[Array], others: Sequence[Array]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """E[y'y] and E[y'x], y and x being what a layer multiplies of two inputs; by groups, inputs and inputs.
 
     Args:
-        node: The layer.
+        rows: What it multiplies of an input, at most so many vectors, as `rows_of` gives them.
         ones: Where y comes from, for each sample.
         others: Where x comes from, for each sample.
     """
@@ -88,7 +83,7 @@ def moments_between(
     moments = mixed = np.zeros((), np.float32)
     count = 0
     for number, pair in enumerate(zip(ones, others, strict=True)):
-        y, x = (_rows(node, each, np.random.default_rng(number), most) for each in pair)
+        y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
         moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
         count += y.shape[1]
     return moments / np.float32(count), mixed / np.float32(count)
@@ -100,7 +95,7 @@ def _parts(readings: Sequence[Reading], nodes: Mapping[str, gs.Node]) -> Iterato
     for each in readings:
         node = nodes[each.layer.node]
         groups, inner = _sizes(node)
-        if not can_be_taken(node):
+        if inner > LARGEST_INNER:
             continue
         size = 4 * (math.prod(node.inputs[0].shape) + groups * inner**2)
         if part and total + size > _HELD_BYTES:
@@ -119,7 +114,7 @@ def _sizes(node: gs.Node) -> tuple[int, int]:
     return 1, int(node.inputs[0].shape[-1])
 
 
-def _rows(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
+def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
     """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs."""
     if node.op != "Conv":
         rows = x.reshape(-1, x.shape[-1])

@@ -37,8 +37,8 @@ from lepton_compile.rewriting.passes import Context
 # How many samples show what each layer costs alone: at least, at most, and as many as so many multiplications allow.
 _SAMPLES = 4, 64
 _MULTIPLICATIONS = 2**31
-# How many samples weights of few bits are fitted to.
-_RECONSTRUCTING = 64
+# How many samples weights of few bits are fitted to at most.
+_RECONSTRUCTING = 512
 # What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
 _BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
 

@@ -2,7 +2,8 @@
 
 What a layer gives up is its weights' precision alone: it goes on computing in float32, or in int8 where that is chosen
 for it besides. No layer takes 8 bits where 16 in all of them are few enough, nor 4 where 8 are. Layers go in the order
-of how many bytes that saves for what it costs of the metric.
+of how many bytes that saves for what it costs of the metric, or for the square of that where the metric does not bear
+the other order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from lepton_compile.quantization.weight_only import candidates
 _FLOAT_BITS = 32
 # Bits that weights may take, the fewest that are tried at first and those that are tried after that.
 _TOGETHER = (16,), (16, 8), (16, 8, 4)
+# Costs of layers add up as they are where a metric sums losses, and as squares where it is the size of a sum of errors
+# that do not depend on each other.
+_ADDING_UP = 1, 2
 # How many libraries are built to find as few steps as it takes.
 _MEASUREMENTS = 5
 
@@ -63,9 +67,11 @@ def shrink(
             continue
         fitting = True
         prices = {(step.layer, step.precision): max(cost(step.layer, step.precision), 1e-12) for step in steps}
-        chosen = _shortest(_by_value(steps, prices), least, budget, size)
-        if excess(chosen) <= 0:
-            return Shrunk(chosen)
+        for exponent in _ADDING_UP:
+            order = _by_value(steps, {step: price**exponent for step, price in prices.items()})
+            chosen = _shortest(order, least, budget, size)
+            if excess(chosen) <= 0:
+                return Shrunk(chosen)
     if fitting:
         return Shrunk(None, "what makes it small enough costs too much of the metric")
     return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")

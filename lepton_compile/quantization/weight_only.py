@@ -28,9 +28,9 @@ BLOCK = 32
 """Numbers of 4 bits that share a scale."""
 
 _NO_ROUNDING: Mapping[str, str] = MappingProxyType({})
-_RECURRENT = ("GRU", "LSTM", "RNN")
+RECURRENT = ("GRU", "LSTM", "RNN")
 _WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "Gather": (0,), "Gemm": (1,), "MatMul": (1,)} | dict.fromkeys(
-    _RECURRENT, (1, 2)
+    RECURRENT, (1, 2)
 )
 
 
@@ -84,7 +84,8 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, rounding: Mapping
     Args:
         graph: Changed in place.
         bits: By names of nodes, of `candidates`, in how many bits.
-        rounding: How weights of nodes are rounded if not to the nearest integers, as `rounding.told` says it.
+        rounding: How weights of nodes are rounded if not to the nearest integers, as `rounding.told` says it; where a
+            node has several, with spaces between, and nothing for the nearest integers.
 
     Raises:
         ValueError: A node is no candidate, or not in so many bits, or a rounding is not of its weights.
@@ -96,12 +97,16 @@ def make_weight_only(graph: Graph, bits: Mapping[str, int], *, rounding: Mapping
     uses = Uses(graph)
     chosen = [node for scope in scopes(graph) for node in scope.nodes if node.name in bits]
     for node in chosen:
-        for place in _WEIGHTS[node.op]:
+        places = _WEIGHTS[node.op]
+        texts = rounding.get(node.name, " " * (len(places) - 1)).split(" ")
+        if len(texts) != len(places):
+            raise ValueError(f"the rounding of '{node.name}' is of {len(texts)} weights; it has {len(places)}")
+        for place, text in zip(places, texts, strict=True):
             weights = constant(node.inputs[place])
             assert weights is not None
             made = as_integers(node, weights, bits[node.name])
-            if node.name in rounding:
-                made = replace(made, values=followed(made.values, rounding[node.name]))
+            if text:
+                made = replace(made, values=followed(made.values, text))
             _dequantize(node, place, made, uses)
 
 
@@ -132,7 +137,7 @@ def as_integers(node: gs.Node, weights: Array, bits: int) -> Integers:
 
 
 def _by_outputs(node: gs.Node, weights: Array, bits: int) -> Integers:
-    if node.op in _RECURRENT:
+    if node.op in RECURRENT:
         # A block of all inputs is a scale for each row of each direction.
         rows = weights.reshape(-1, weights.shape[2])
         scales = weight_scales(rows, 0, bits)

@@ -108,11 +108,17 @@ def same_probabilities(answers: Sequence[Answer], originals: Sequence[Answer]) -
     return Agreement(worst / PROBABILITY, f"off by {worst:.4f}")
 
 
-def same_at_the_border(answers: Sequence[Answer], originals: Sequence[Answer]) -> Agreement:
-    """The largest difference of a probability of two classes, if each were one half: a quarter of that of log-odds."""
+def same_at_the_border(answers: Sequence[Answer], originals: Sequence[Answer], of: str = "") -> Agreement:
+    """The largest difference of a probability of two classes, if each were one half: a quarter of that of log-odds.
+
+    Args:
+        answers: Answers.
+        originals: The original's.
+        of: The output that is the probability; the only one if not named.
+    """
 
     def log_odds(answer: Answer) -> np.ndarray:
-        probabilities = _only(answer).astype(np.float64)
+        probabilities = (answer[of] if of else _only(answer)).astype(np.float64)
         return np.log(np.clip(probabilities / np.maximum(1 - probabilities, 1e-12), *_ODDS))
 
     pairs = list(zip(answers, originals, strict=True))
@@ -198,6 +204,7 @@ _STRICTER: Mapping[str, Rule] = {
     "open-nsfw": same_at_the_border,
     "ppocr-cls": same_at_the_border,
     "ppocr-det": same_borders,
+    "silero": functools.partial(same_at_the_border, of="output"),
 }
 """Rules that imply the others, for few samples."""
 

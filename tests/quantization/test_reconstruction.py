@@ -9,6 +9,7 @@ from lowering.conftest import Model
 from lepton_compile.model import Graph, import_model
 from lepton_compile.quantization.recipe import INT4_WEIGHTS, INT8_WEIGHTS, WEIGHT_BITS, Recipe, follow
 from lepton_compile.quantization.reconstruction import reconstructed
+from lepton_compile.rewriting.patterns import scopes
 
 Feed = dict[str, np.ndarray]
 
@@ -91,3 +92,43 @@ def test_weights_that_read_nothing_stay() -> None:
 
     assert (integers(followed)[8:] == integers(nearest)[8:]).all()
     assert (integers(followed)[:8] != integers(nearest)[:8]).any()
+
+
+def test_steps_of_recurrent_layers_inside_branches() -> None:
+    """Both of a layer's weights, which read its input and the state; the other branch is never taken."""
+    random = np.random.default_rng(0)
+    model = Model()
+    x, h, c = model.input(1, 3, 24), model.input(1, 3, 32), model.input(1, 3, 32)
+    known = Model(model)
+    mixed = known.node("MatMul", x, known.constant(random.standard_normal((24, 24))), name="mix")
+    weights = [known.constant(random.standard_normal((1, 128, inner)) / 5) for inner in (24, 32)]
+    y = known.node("LSTM", mixed, *weights, "", "", h, c, hidden_size=32, name="lstm")
+    steps = known.node("Squeeze", y, known.constant([1], "int64"))
+    known.output(known.node("MatMul", steps, known.constant(random.standard_normal((32, 8))), name="last"))
+    idle = Model(model)
+    idle.output(idle.node("MatMul", x, idle.constant(random.standard_normal((24, 8))), name="idle"))
+    total = model.node("ReduceSum", x, keepdims=0)
+    condition = model.node("Less", total, model.constant(np.array(1e9)))
+    model.output(model.node("Relu", model.branch(condition, known, idle)))
+    graph, given = import_model(model.proto()), samples(model, 60)
+    nodes = [node.name for scope in scopes(graph) for node in scope.nodes if node.op in ("LSTM", "MatMul")]
+    assert len(nodes) == 4
+    bits = dict.fromkeys(nodes, 8)
+    precisions = dict.fromkeys(nodes, INT8_WEIGHTS)
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    rounding = reconstructed(graph, nearest.copy(), bits, given[:50])
+    assert sorted(len(text.split(" ")) for text in rounding.values()) == [1, 1, 2]
+    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    others = given[50:]
+    assert error(followed, graph, others) < 0.8 * error(nearest, graph, others)
+
+
+def test_a_rounding_of_other_weights_is_refused() -> None:
+    model, layers = deep(1)
+    graph, given = import_model(model.proto()), samples(model, 4)
+    precisions = dict.fromkeys(layers, INT8_WEIGHTS)
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    rounding = reconstructed(graph, nearest, dict.fromkeys(layers, 8), given)
+    twice = {name: f"{text} {text}" for name, text in rounding.items()}
+    with pytest.raises(ValueError, match="is of 2 weights; it has 1"):
+        follow(Recipe(precisions, {}, rounding=twice), graph.copy())
