@@ -181,14 +181,18 @@ class _Study:
         return self.calibrated.restricted(self.completed(assignment), self._groups, self._rounding)
 
     def on(self, base: Assignment) -> _Study:
-        """The same on top of weights of few bits, which are rounded so that each layer makes up for those before it."""
+        """The same on top of weights of few bits, which are rounded so that each layer makes up for those before it.
+
+        Where samples are too few for that, and those that are held out lose more by it, weights are the nearest ones.
+        """
         key = frozenset(base.items())
         if key not in self._on:
             bits = {name: WEIGHT_BITS[precision] for name, precision in base.items() if precision != INT16_WEIGHTS}
             samples = [each.sample.inputs for each in self._contract.samples(_RECONSTRUCTING)]
             rounding = reconstructed(self._graph, self.quantized(base), bits, samples) if bits else {}
             facts = self._graph, self._groups, self._contract, self.calibrated, self._context
-            self._on[key] = _Study(*facts, base, rounding)
+            ways = [_Study(*facts, base, each) for each in ([rounding, {}] if rounding else [{}])]
+            self._on[key] = min(ways, key=lambda study: study.excess({}))
         return self._on[key]
 
     def quantized(self, assignment: Assignment) -> Graph:

@@ -58,15 +58,18 @@ def shrink(
     """
     if size({}) <= budget:
         return Shrunk({})
-    fitting = False
-    least = 0
+    fitting, least = False, 0
+    steps: list[Step] = []
+    prices: dict[tuple[str, str], float] = {}
     for bits in _TOGETHER:
-        steps = _steps(graph, bits)
+        before, steps = steps, _steps(graph, bits)
         least = size(taken_by(steps))
-        if least > budget:
+        if least > budget or steps == before:
             continue
         fitting = True
-        prices = {(step.layer, step.precision): max(cost(step.layer, step.precision), 1e-12) for step in steps}
+        for step in steps:
+            key = step.layer, step.precision
+            prices[key] = prices.get(key) or max(cost(*key), 1e-12)
         for exponent in _ADDING_UP:
             order = _by_value(steps, {step: price**exponent for step, price in prices.items()})
             chosen = _shortest(order, least, budget, size)
