@@ -29,13 +29,15 @@ def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str,
         names: Tensors of the main graph, each once.
         samples: Inputs of the graph.
     """
-    last = _last_stages(graph, names)
+    last, tensors = _last_stages(graph, names), graph.gs.tensors()
+    order = {id(node): place for place, node in enumerate(graph.gs.nodes)}
     held = [dict(sample) for sample in samples]
     known = {tensor.name for tensor in graph.gs.inputs}
     for number, name in enumerate(names):
-        reads, nodes = _stage(graph, name, known)
+        reads, nodes = _stage(tensors[name], known)
         if nodes:
-            session = Graph(part_of(graph, nodes, reads, [graph.gs.tensors()[name]])).session()
+            nodes.sort(key=lambda node: order[id(node)])
+            session = Graph(part_of(graph, nodes, reads, [tensors[name]])).session()
             for values in held:
                 values |= session.run({read.name: values[read.name] for read in reads})
         known.add(name)
@@ -57,31 +59,32 @@ def most_held(graph: Graph, names: Sequence[str]) -> int:
 
 def _last_stages(graph: Graph, names: Sequence[str]) -> dict[str, int]:
     """The last stage that reads or is each tensor that is held."""
+    tensors = graph.gs.tensors()
     known = {tensor.name for tensor in graph.gs.inputs}
     last: dict[str, int] = {}
     for number, name in enumerate(names):
-        reads, _ = _stage(graph, name, known)
+        reads, _ = _stage(tensors[name], known)
         last |= dict.fromkeys([name, *(read.name for read in reads)], number)
         known.add(name)
     return last
 
 
-def _stage(graph: Graph, name: str, known: set[str]) -> tuple[list[gs.Variable], list[gs.Node]]:
-    """What of the known tensors a tensor is computed from, and by which nodes."""
+def _stage(wanted: gs.Tensor, known: set[str]) -> tuple[list[gs.Variable], list[gs.Node]]:
+    """What of the known tensors a tensor is computed from, and by which nodes, in any order."""
     reads: dict[str, gs.Variable] = {}
-    found: set[int] = set()
-    waiting = [graph.gs.tensors()[name]]
+    found: dict[int, gs.Node] = {}
+    waiting = [wanted]
     while waiting:
         tensor = waiting.pop()
         if tensor.name in known:
             reads[tensor.name] = tensor
         for node in tensor.inputs if tensor.name not in known else ():
             if id(node) not in found:
-                found.add(id(node))
+                found[id(node)] = node
                 waiting += [*node.inputs, *captured(subgraphs(node))]
     # Where only one of a node's results is known, all of them are computed again.
     given = [read for read in reads.values() if not any(id(node) in found for node in read.inputs)]
-    return given, [node for node in graph.gs.nodes if id(node) in found]
+    return given, list(found.values())
 
 
 def part_of(

@@ -55,7 +55,9 @@ class Plan:
     weights: str = ""
 
     def why_not(self, name: str) -> str:
-        """What a pass that changed nothing, or nothing more, answered last; "" if it did not take part."""
+        """What a pass that changed nothing answered; "" if it did not take part, or changed something."""
+        if any(step.name == name for step in self.steps):
+            return ""
         return next((f"{answer.name}: {answer.reason}" for answer in self.declined if answer.name == name), "")
 
     def to_json(self) -> str:

@@ -74,6 +74,8 @@ def moments_between(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """E[y'y] and E[y'x], y and x being what a layer multiplies of two inputs; by groups, inputs and inputs.
 
+    Where float32 does not hold them they are infinite.
+
     Args:
         rows: What it multiplies of an input, at most so many vectors, as `rows_of` gives them.
         ones: Where y comes from, for each sample.
@@ -84,7 +86,8 @@ def moments_between(
     count = 0
     for number, pair in enumerate(zip(ones, others, strict=True)):
         y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
-        moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
+        with np.errstate(over="ignore", invalid="ignore"):
+            moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
         count += y.shape[1]
     return moments / np.float32(count), mixed / np.float32(count)
 

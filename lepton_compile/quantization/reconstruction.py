@@ -12,7 +12,8 @@ arXiv:2504.02692). Branches are graphs of their own, which read what the samples
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,13 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.stages import in_stages, most_held, part_of
 from lepton_compile.model import Graph
-from lepton_compile.model.traversal import captured
+from lepton_compile.model.traversal import captured, walk
 from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.moments import LARGEST_INNER, moments_between, rows_of
 from lepton_compile.quantization.rounding import as_stored, by_inputs, rounded_together, told
 from lepton_compile.quantization.weight_only import RECURRENT, as_integers
 from lepton_compile.quantization.weights import largest
-from lepton_compile.rewriting.patterns import constant, is_operator, operand, static_shape
+from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, static_shape
 
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
@@ -51,12 +52,17 @@ def reconstructed(graph: Graph, approximate: Graph, bits: Mapping[str, int], sam
         bits: The nodes whose weights are rounded, each with how many bits they take.
         samples: Inputs of the graph, at least one; of many, as many as memory is allowed for.
     """
-    found = _reconstructed(graph, approximate, bits, samples, samples)
-    return {node: " ".join(texts) for node, texts in found.items()}
+    found = _reconstructed(graph, approximate, bits, samples, samples, Uses(approximate).fresh_name)
+    return {node: " ".join(texts) for node, texts in found.items() if any(texts)}
 
 
 def _reconstructed(
-    graph: Graph, approximate: Graph, bits: Mapping[str, int], originals: Samples, changed: Samples
+    graph: Graph,
+    approximate: Graph,
+    bits: Mapping[str, int],
+    originals: Samples,
+    changed: Samples,
+    fresh_name: Callable[[str], str],
 ) -> dict[str, list[str]]:
     """The same for each input of weights, where the original and what approximates it have inputs of their own."""
     exact = {node.name: node for node in graph.gs.nodes}
@@ -72,43 +78,54 @@ def _reconstructed(
         for product in products:
             if product.reads == name:
                 values, text = product.rounded(exact[product.node], bits[product.node], original, other)
-                rounded[product.node].inputs[product.place] = gs.Constant(f"{product.node}_{product.place}", values)
+                rounded[product.node].inputs[product.place] = gs.Constant(fresh_name(product.node), values)
                 found.setdefault(product.node, [""] * product.of)[product.place - 1] = text
     for node in exact.values():
         for name in _BRANCHES if is_operator(node, "If") else ():
-            body, twin = (
-                _branch(whole, owner, name, inputs)
-                for whole, owner, inputs in ((graph, node, originals), (approximate, rounded[node.name], changed))
-            )
-            if body.samples and twin.samples:
-                found |= _reconstructed(body.graph, twin.graph, bits, body.samples, twin.samples)
+            if any(inner.name in bits for inner in walk(node.attrs[name])):
+                body, twin, taken, also = _in_branch(graph, approximate, node.name, name, originals, changed)
+                found |= _reconstructed(body, twin, bits, taken, also, fresh_name) if taken else {}
     return found
 
 
-@dataclass(frozen=True)
-class _Body:
-    """A branch as a graph of what it reads, and the samples that take it."""
+def _in_branch(
+    graph: Graph, approximate: Graph, owner: str, name: str, originals: Samples, changed: Samples
+) -> tuple[Graph, Graph, Samples, Samples]:
+    """A branch of both graphs, with what it reads of the samples that take it in the original."""
+    bodies = []
+    for whole in (graph, approximate):
+        (node,) = (each for each in whole.gs.nodes if each.name == owner)
+        body = node.attrs[name]
+        bodies.append(Graph(part_of(whole, body.nodes, captured([body]), body.outputs)))
+    reads, changed_reads = ([tensor.name for tensor in body.gs.inputs] for body in bodies)
+    held = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in bodies[0].gs.inputs)
+    most = max(1, _HELD_BYTES // max(1, held))
+    condition = next(each for each in graph.gs.nodes if each.name == owner).inputs[0]
+    known = constant(condition)
+    run = _values(graph, reads if known is not None else [*reads, condition.name])
+    run_changed = _values(approximate, changed_reads)
+    taken: list[Mapping[str, Array]] = []
+    changed_taken: list[Mapping[str, Array]] = []
+    for sample, other in zip(originals, changed, strict=True):
+        values = run(sample)
+        decided = np.asarray(values[condition.name] if known is None else known)
+        if bool(decided.item()) == (name == "then_branch") and len(taken) < most:
+            taken.append({read: values[read] for read in reads})
+            changed_taken.append(run_changed(other))
+    return bodies[0], bodies[1], taken, changed_taken
 
-    graph: Graph
-    samples: Samples
 
-
-def _branch(graph: Graph, node: gs.Node, name: str, samples: Samples) -> _Body:
-    body = node.attrs[name]
-    reads = [tensor for tensor in captured([body]) if tensor.name]
-    condition = node.inputs[0]
-    made = Graph(part_of(graph, body.nodes, reads, body.outputs))
-    asked = [tensor.name for tensor in (condition, *reads) if not isinstance(tensor, gs.Constant)]
-    computed = [each for each in dict.fromkeys(asked) if each not in {tensor.name for tensor in graph.gs.inputs}]
+def _values(graph: Graph, names: Sequence[str]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """What gives the values of tensors for a sample."""
+    inputs = {tensor.name for tensor in graph.gs.inputs}
+    computed = [name for name in dict.fromkeys(names) if name not in inputs]
     session = graph.session(computed) if computed else None
-    taken = []
-    for sample in samples:
-        values = {**sample, **(session.run(sample) if session else {})}
-        known = constant(condition)
-        decides = bool(np.asarray(values[condition.name] if known is None else known).item())
-        if decides == (name == "then_branch"):
-            taken.append({tensor.name: values[tensor.name] for tensor in reads})
-    return _Body(made, taken)
+
+    def run(sample: Mapping[str, Array]) -> dict[str, Array]:
+        given = {name: sample[name] for name in names if name in inputs}
+        return given | (session.run(sample) if session is not None else {})
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -140,12 +157,15 @@ class _Product:
         exact, steps, nearest = (
             self._by_inputs(node, each) for each in (weights, made.steps, made.values.astype(np.int16))
         )
+        if not (np.isfinite(moments).all() and np.isfinite(mixed).all()):
+            return np.ascontiguousarray(made.values * made.steps), ""
         wanted = _least_squares(moments, mixed, exact)
         near = np.clip(np.rint(wanted / steps), -most, most)
         integers = rounded_together(wanted, steps, near, most, moments).astype(np.int16)
         integers = np.clip(integers, nearest - _FURTHEST, nearest + _FURTHEST)
         stored = self._as_stored(node, integers, weights.shape).astype(made.values.dtype)
-        return np.ascontiguousarray(stored * made.steps), told(stored, made.values)
+        text = told(stored, made.values) if (stored != made.values).any() else ""
+        return np.ascontiguousarray(stored * made.steps), text
 
     def _rows(self, node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
         if self.layer is not None or self.place == 1:
@@ -168,32 +188,38 @@ class _Product:
 
 
 def _products(graph: Graph) -> Iterator[_Product]:
-    """The products of a graph's own nodes that have few enough inputs for their moments; in the order of the graph."""
+    """The products of a graph's own nodes that can be rounded anew; in the order of the graph.
+
+    Moments are of few enough inputs. Weights that several nodes read stay the same for all of them, and so the nearest
+    integers, as do those of transposed convolutions and tables.
+    """
     layers = {layer.node: layer for layer in find_layers(graph)[0]}
     for node in graph.gs.nodes:
         layer = layers.get(node.name)
-        if layer is not None and by_inputs(node, layer, _weights(node, 1)).shape[1] <= LARGEST_INNER:
-            yield _Product(node.name, layer.input, 1, 1, layer)
-        if is_operator(node, *RECURRENT):
-            yield from _of_steps(node)
+        of_node = [_Product(node.name, layer.input, 1, 1, layer)] if layer is not None else []
+        for product in _of_steps(node) if is_operator(node, *RECURRENT) else of_node:
+            weights = node.inputs[product.place]
+            inner = by_inputs(node, layer, weights.values).shape[1] if layer is not None else weights.shape[2]
+            if inner <= LARGEST_INNER and len(weights.outputs) == 1:
+                yield product
 
 
 def _of_steps(node: gs.Node) -> Iterator[_Product]:
-    """What a recurrent layer multiplies: its input, and the hidden state where there is one step and it is known."""
+    """What a recurrent layer multiplies: its input, and the hidden state where there is one step and it is known.
+
+    A GRU multiplies the state by a gate first where `linear_before_reset` is 0.
+    """
     x, state = node.inputs[0], operand(node, 5)
     shape = static_shape(x)
-    if any(constant(node.inputs[place]) is None for place in (1, 2)) or shape is None:
+    if any(not isinstance(node.inputs[place], gs.Constant) for place in (1, 2)) or shape is None:
+        return
+    if constant(x) is not None:
         return
     yield _Product(node.name, x.name, 1, 2)
     steps = shape[1 if int(node.attrs.get("layout", 0)) else 0]
-    if steps == 1 and state is not None and constant(state) is None:
+    as_it_is = node.op != "GRU" or int(node.attrs.get("linear_before_reset", 0))
+    if steps == 1 and as_it_is and state is not None and constant(state) is None:
         yield _Product(node.name, state.name, 2, 2)
-
-
-def _weights(node: gs.Node, place: int) -> Array:
-    known = constant(node.inputs[place])
-    assert known is not None
-    return known
 
 
 def _least_squares(moments: Array, mixed: Array, weights: Array) -> npt.NDArray[np.float32]:

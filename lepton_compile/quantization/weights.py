@@ -25,7 +25,7 @@ def spread(values: Array, axis: int, rank: int) -> Array:
 
 
 def weight_scales(weights: Array, axis: int, bits: int = 8) -> npt.NDArray[np.float32]:
-    """The scale of each output: its largest weight is the largest integer; 1 where all are zero.
+    """The scale of each output: its largest weight is the largest integer; 1 where all are next to zero.
 
     Args:
         weights: float32.
@@ -34,7 +34,8 @@ def weight_scales(weights: Array, axis: int, bits: int = 8) -> npt.NDArray[np.fl
     """
     others = tuple(place for place in range(weights.ndim) if place != axis)
     peaks = np.abs(weights).max(axis=others)
-    return np.where(peaks > 0, peaks / np.float32(largest(bits)), 1).astype(np.float32)
+    scales = peaks / np.float32(largest(bits))
+    return np.where(scales > 0, scales, 1).astype(np.float32)
 
 
 def rounded(weights: Array, scales: Array, axis: int, bits: int = 8) -> npt.NDArray[np.signedinteger[Any]]:

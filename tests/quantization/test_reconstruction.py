@@ -132,3 +132,55 @@ def test_a_rounding_of_other_weights_is_refused() -> None:
     twice = {name: f"{text} {text}" for name, text in rounding.items()}
     with pytest.raises(ValueError, match="is of 2 weights; it has 1"):
         follow(Recipe(precisions, {}, rounding=twice), graph.copy())
+
+
+def test_a_branch_that_rounding_decides() -> None:
+    """A sample belongs to the branch that the original takes, also where rounded weights would take the other."""
+    random = np.random.default_rng(0)
+    model = Model()
+    x = model.input(1, 16)
+    first = model.node("MatMul", x, model.constant(random.standard_normal((16, 16))), name="first")
+    sides = [Model(model), Model(model)]
+    for side in sides:
+        side.output(side.node("MatMul", first, side.constant(random.standard_normal((16, 4)))))
+    total = model.node("ReduceSum", first, keepdims=0)
+    model.output(model.node("Relu", model.branch(model.node("Less", total, model.constant(np.array(0.0))), *sides)))
+    graph, given = import_model(model.proto()), samples(model, 300)
+    nodes = [node.name for scope in scopes(graph) for node in scope.nodes if node.op == "MatMul"]
+    precisions = dict.fromkeys(nodes, INT4_WEIGHTS)
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    rounding = reconstructed(graph, nearest.copy(), dict.fromkeys(nodes, 4), given)
+    assert len(rounding) == 3
+    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    others = samples(model, 400)[300:]
+    assert error(followed, graph, others) < error(nearest, graph, others)
+
+
+def test_what_stays_the_nearest_integers() -> None:
+    """Weights that two nodes read, a recurrent layer of a known input, and one whose moments overflow."""
+    random = np.random.default_rng(0)
+    model = Model()
+    x = model.input(4, 32)
+    shared = model.constant(random.standard_normal((32, 32)))
+    twice = model.node("MatMul", model.node("MatMul", x, shared), shared)
+    known = model.constant(random.standard_normal((1, 3, 16)))
+    weights = [model.constant(random.standard_normal((1, 64, 16)) / 4) for _ in range(2)]
+    state = model.node("LSTM", known, *weights, hidden_size=16)
+    huge = model.node("Mul", x, model.constant(np.array(1e19)))
+    overflowing = model.node("MatMul", huge, model.constant(random.standard_normal((32, 8)) * 1e-19))
+    model.output(twice, state, overflowing)
+    graph = import_model(model.proto())
+    nodes = [node.name for node in graph.gs.nodes if node.op in ("LSTM", "MatMul")]
+    precisions = dict.fromkeys(nodes, INT8_WEIGHTS)
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    assert reconstructed(graph, nearest, dict.fromkeys(nodes, 8), samples(model, 8)) == {}
+
+
+def test_names_that_are_taken() -> None:
+    model, layers = deep(1)
+    graph = import_model(model.proto())
+    tensors = graph.gs.tensors()
+    tensors["m0"].name = "node_conv_1"
+    precisions = dict.fromkeys(layers, INT8_WEIGHTS)
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    assert set(reconstructed(graph, nearest, dict.fromkeys(layers, 8), samples(model, 4))) == set(layers)
