@@ -6,15 +6,14 @@ later stages read is held.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, subgraphs
 
 Array = npt.NDArray[Any]
@@ -50,7 +49,7 @@ def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str,
 def most_held(graph: Graph, names: Sequence[str]) -> int:
     """The most that `in_stages` holds of one sample at a time beside its inputs, in bytes."""
     last, tensors = _last_stages(graph, names), graph.gs.tensors()
-    sizes = [math.prod(tensors[name].shape) * np.dtype(tensors[name].dtype).itemsize for name in names]
+    sizes = [bytes_of(tensors[name]) for name in names]
     return max(
         (sum(sizes[at] for at in range(number + 1) if last[names[at]] >= number) for number in range(len(names))),
         default=0,

@@ -27,7 +27,7 @@ from lepton_compile.kernels.channel_groups import ChannelGroups, Segment
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
-from lepton_compile.kernels.layout import PLAIN
+from lepton_compile.kernels.layout import PLAIN, dense_rows, dense_size
 from lepton_compile.kernels.loops import (
     function,
     load,
@@ -195,8 +195,8 @@ def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Mac
     weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
     outputs = shapes.set_outputs
     if shapes.dense:
-        rows = np.moveaxis(weights.reshape(sets, outputs, shapes.inputs, *kernel), 1, -1).reshape(-1)
-        return np.pad(rows, (0, dense_size(shapes, machine) - rows.size))
+        rows = np.moveaxis(weights.reshape(sets, outputs, shapes.inputs, *kernel), 1, -1)
+        return dense_rows(rows, tiles * blocks * lanes)
     padded = np.zeros((sets, tiles * blocks * lanes, input_blocks * input_lanes, *kernel), dtype=weights.dtype)
     padded[:, :outputs, : shapes.inputs] = weights.reshape(sets, outputs, shapes.inputs, *kernel)
     split = padded.reshape(sets, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
@@ -204,10 +204,10 @@ def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Mac
     return np.ascontiguousarray(split.transpose(0, 1, 4, *axes, 5, 2, 3))
 
 
-def dense_size(shapes: Convolution, machine: Machine) -> int:
-    """How many numbers densely packed weights are, with what the last vectors read past the last row."""
+def _dense_shape(shapes: Convolution, machine: Machine) -> tuple[int]:
+    """Shape of densely packed weights."""
     sets, tiles, _, *kernel, _, blocks, lanes = packed_shape(shapes, machine)
-    return sets * shapes.inputs * math.prod(kernel) * shapes.set_outputs + tiles * blocks * lanes - shapes.set_outputs
+    return (dense_size(sets * shapes.inputs * math.prod(kernel), shapes.set_outputs, tiles * blocks * lanes),)
 
 
 def packed_weights(weights: te.Tensor, shapes: Convolution, machine: Machine) -> te.Tensor:
@@ -303,7 +303,7 @@ class Emitter:
         self.shapes, self.source, self.epilogue, self.machine, self.order = shapes, source, epilogue, machine, order
         self.analyzer = sym.Analyzer()
         packed = self.packed_shape()
-        stored = (dense_size(shapes, machine),) if shapes.dense else packed
+        stored = _dense_shape(shapes, machine) if shapes.dense else packed
         weights = te.placeholder(stored, weights_dtype, name="weights")
         self.inputs = Operands([source, Source(weights, PLAIN), *([order] if order else [])], self.analyzer)
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))

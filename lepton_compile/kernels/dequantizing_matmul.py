@@ -24,7 +24,7 @@ from tvm import te, tirx
 
 from lepton_compile.kernels import matmul
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
-from lepton_compile.kernels.layout import PLAIN
+from lepton_compile.kernels.layout import PLAIN, dense_rows, dense_size
 from lepton_compile.kernels.loops import load, rolled, sequence
 from lepton_compile.kernels.matmul import MatrixProduct, Place
 from lepton_compile.kernels.register_tile import (
@@ -58,14 +58,12 @@ class Packing:
         block: Numbers of the inner axis that share a scale and a zero point; at most all of them.
         scaled: Whether each block has a scale of its own; if not, numbers are multiplied as they are.
         zero: The zero point of all blocks, or None where each has its own.
-        dense: Whether rows lie one behind the other, without padding; not of 4 bits.
     """
 
     bits: int
     block: int
     scaled: bool
     zero: int | None = 0
-    dense: bool = False
 
     @property
     def together(self) -> int:
@@ -80,6 +78,10 @@ class Packing:
         """
         return 1 if self.together == 1 else machine.registers // 5
 
+    def dense(self, machine: Machine) -> bool:
+        """Whether rows lie one behind the other, without padding."""
+        return machine.small and self.together == 1
+
     def elements(self, numbers: int) -> int:
         """Elements that hold so many numbers of one column."""
         return -(-numbers // self.together)
@@ -91,8 +93,8 @@ class Packing:
 def packed_shape(shapes: MatrixProduct, packing: Packing, machine: Machine) -> tuple[int, ...]:
     """Shape of the packed right operand."""
     tiles, inner, blocks, lanes = matmul.packed_shape(shapes, (), machine)
-    if packing.dense:  # The last vectors read past the last row.
-        return ((inner - 1) * shapes.columns + tiles * blocks * lanes,)
+    if packing.dense(machine):
+        return (dense_size(inner, shapes.columns, tiles * blocks * lanes),)
     whole, rest = divmod(inner, packing.block)
     return (tiles, whole * packing.elements(packing.block) + packing.elements(rest), blocks, lanes)
 
@@ -107,8 +109,9 @@ def pack_right(
     right: npt.NDArray[Any], shapes: MatrixProduct, packing: Packing, machine: Machine
 ) -> npt.NDArray[np.uint8 | np.int8 | np.int16 | np.int32]:
     """Pack a right operand of integers, of shape (inner, columns)."""
-    if packing.dense:
-        return np.pad(right.reshape(-1), (0, packed_shape(shapes, packing, machine)[0] - right.size))
+    if packing.dense(machine):
+        tiles, _, blocks, lanes = matmul.packed_shape(shapes, (), machine)
+        return dense_rows(right, tiles * blocks * lanes)
     packed = matmul.pack_right(right, shapes, machine)
     if packing.together == 1:
         return packed
@@ -253,7 +256,7 @@ class _Emitter(matmul.Emitter):
         """A number of the right operand, less the zero point of its block: the `part`-th in its element."""
         bits, zero, shapes = self.packing.bits, self.packing.zero, self.shapes
         at = [place.tile, element, b, lane]
-        if self.packing.dense:
+        if self.packing.dense(self.machine):
             at = [element * shapes.columns + (place.tile * shapes.tile.blocks + b) * self.machine.lanes + lane]
         value = load(self.packed, at)
         if zero is None:

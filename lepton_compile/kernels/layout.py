@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -29,3 +35,13 @@ class Layout:
 
 
 PLAIN = Layout()
+
+
+def dense_size(rows: int, columns: int, reach: int) -> int:
+    """How many numbers dense rows are, with what vectors read past the last one, `reach` numbers from its start."""
+    return (rows - 1) * columns + reach
+
+
+def dense_rows(rows: npt.NDArray[Number], reach: int) -> npt.NDArray[Number]:
+    """Rows, the last axis, one behind the other, without padding between them; see `dense_size`."""
+    return np.pad(rows.reshape(-1), (0, reach - rows.shape[-1]))

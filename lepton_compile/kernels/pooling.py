@@ -20,7 +20,7 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, shape_of
-from lepton_compile.kernels.layout import PLAIN, Layout
+from lepton_compile.kernels.layout import PLAIN, Layout, dense_rows, dense_size
 from lepton_compile.kernels.loops import (
     allocate,
     function,
@@ -111,18 +111,17 @@ def depthwise_shape(channels: int, taps: Sequence[int], machine: Machine) -> tup
     """Shape of a depthwise convolution's packed weights; where they are to be small, dense, and read past their end."""
     blocks = -(-channels // machine.lanes)
     if machine.small:
-        return ((math.prod(taps) - 1) * channels + blocks * machine.lanes,)
+        return (dense_size(math.prod(taps), channels, blocks * machine.lanes),)
     return (blocks, *taps, machine.lanes)
 
 
 def pack_depthwise(weights: npt.NDArray[Number], machine: Machine) -> npt.NDArray[Number]:
     """Weights of shape (channels, 1, taps...) as (channel blocks, taps..., lanes); where small, as (taps, channels)."""
     channels, _, *taps = weights.shape
-    shape = depthwise_shape(channels, taps, machine)
+    lanes = machine.lanes
+    blocks = -(-channels // lanes)
     if machine.small:
-        rows = weights.reshape(channels, -1).T.reshape(-1)
-        return np.pad(rows, (0, shape[0] - rows.size))
-    blocks, lanes = shape[0], shape[-1]
+        return dense_rows(weights.reshape(channels, -1).T, blocks * lanes)
     padded = np.zeros((blocks * lanes, *taps), weights.dtype)
     padded[:channels] = weights[:, 0]
     return np.ascontiguousarray(np.moveaxis(padded.reshape(blocks, lanes, *taps), 1, -1))

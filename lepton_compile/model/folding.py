@@ -101,7 +101,7 @@ def _is_foldable(node: gs.Node, outputs: set[int]) -> bool:
         return False  # This is how a constant output is written.
     if captured(subgraphs(node)) or _divides_by_zero(node):
         return False
-    sizes = [_bytes(tensor) for tensor in node.outputs if tensor.name and tensor.dtype and is_static(tensor.shape)]
+    sizes = [bytes_of(tensor) for tensor in node.outputs if tensor.name and tensor.dtype and is_static(tensor.shape)]
     return not _grows(node, sum(sizes))
 
 
@@ -113,14 +113,15 @@ def _divides_by_zero(node: gs.Node) -> bool:
     return bool(np.any(divisor == 0) or (divisor.dtype.kind == "i" and np.any(divisor == -1)))
 
 
-def _bytes(tensor: gs.Tensor) -> int:
+def bytes_of(tensor: gs.Tensor) -> int:
+    """What the values of a tensor of known shape take."""
     size: int = math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
     return size
 
 
 def _grows(node: gs.Node, size: int) -> bool:
     """Whether a result of this many bytes is too much to be kept in place of the node."""
-    read = sum(_bytes(tensor) for tensor in node.inputs if tensor.name)
+    read = sum(bytes_of(tensor) for tensor in node.inputs if tensor.name)
     return bool(node.op != "ConstantOfShape" and size > max(LARGEST_GROWTH_BYTES, read))
 
 

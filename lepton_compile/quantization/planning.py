@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -167,9 +168,6 @@ class _Study:
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
         self._sizes: dict[frozenset[tuple[str, str]], int] = {}
-        nodes = {node.name: node for node in graph.gs.nodes}
-        work = sum(_multiplications(nodes[layer.node], layer) for layer in find_layers(graph)[0])
-        self._pricing = int(np.clip(_MULTIPLICATIONS // max(work, 1), *_SAMPLES))
         self._on: dict[frozenset[tuple[str, str]], _Study] = {}
 
     def completed(self, assignment: Assignment) -> Assignment:
@@ -256,6 +254,13 @@ class _Study:
             else:
                 costs[name] = {BFLOAT16: self.drop({name: BFLOAT16}) + 1e-3 * _BFLOAT16_ERROR**2}
         return costs
+
+    @cached_property
+    def _pricing(self) -> int:
+        """How many samples show what layers cost."""
+        nodes = {node.name: node for node in self._graph.gs.nodes}
+        work = sum(_multiplications(nodes[layer.node], layer) for layer in find_layers(self._graph)[0])
+        return int(np.clip(_MULTIPLICATIONS // max(work, 1), *_SAMPLES))
 
     def drop(self, assignment: Assignment) -> float:
         """What it costs of the metric, on samples that calibrate."""

@@ -12,7 +12,6 @@ arXiv:2504.02692). Branches are graphs of their own, which read what the samples
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.stages import in_stages, most_held, part_of
 from lepton_compile.model import Graph
+from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, walk
 from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.moments import LARGEST_INNER, moments_between, rows_of
@@ -83,24 +83,28 @@ def _reconstructed(
     for node in exact.values():
         for name in _BRANCHES if is_operator(node, "If") else ():
             if any(inner.name in bits for inner in walk(node.attrs[name])):
-                body, twin, taken, also = _in_branch(graph, approximate, node.name, name, originals, changed)
+                owners = node, rounded[node.name]
+                body, twin, taken, also = _in_branch(graph, approximate, owners, name, originals, changed)
                 found |= _reconstructed(body, twin, bits, taken, also, fresh_name) if taken else {}
     return found
 
 
 def _in_branch(
-    graph: Graph, approximate: Graph, owner: str, name: str, originals: Samples, changed: Samples
+    graph: Graph,
+    approximate: Graph,
+    owners: tuple[gs.Node, gs.Node],
+    name: str,
+    originals: Samples,
+    changed: Samples,
 ) -> tuple[Graph, Graph, Samples, Samples]:
-    """A branch of both graphs, with what it reads of the samples that take it in the original."""
+    """A branch of the node that both graphs have, with what it reads of the samples that take it in the original."""
     bodies = []
-    for whole in (graph, approximate):
-        (node,) = (each for each in whole.gs.nodes if each.name == owner)
+    for whole, node in zip((graph, approximate), owners, strict=True):
         body = node.attrs[name]
         bodies.append(Graph(part_of(whole, body.nodes, captured([body]), body.outputs)))
     reads, changed_reads = ([tensor.name for tensor in body.gs.inputs] for body in bodies)
-    held = sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in bodies[0].gs.inputs)
-    most = max(1, _HELD_BYTES // max(1, held))
-    condition = next(each for each in graph.gs.nodes if each.name == owner).inputs[0]
+    most = max(1, _HELD_BYTES // max(1, sum(map(bytes_of, bodies[0].gs.inputs))))
+    condition = owners[0].inputs[0]
     known = constant(condition)
     run = _values(graph, reads if known is not None else [*reads, condition.name])
     run_changed = _values(approximate, changed_reads)

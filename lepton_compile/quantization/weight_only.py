@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.rounding import followed
-from lepton_compile.quantization.weights import Array, largest, rounded, spread, weight_scales
+from lepton_compile.quantization.weights import Array, largest, rounded, scales_of, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
 
 BLOCK = 32
@@ -168,8 +168,7 @@ def _in_blocks(node: gs.Node, weights: Array) -> Integers:
     inner, columns = by_inner.shape
     padded = np.pad(by_inner, [(0, -inner % BLOCK), (0, 0)]).reshape(-1, BLOCK, columns)
     most = largest(4)
-    peaks = np.abs(padded).max(axis=1)
-    scales = np.where(peaks > 0, peaks / np.float32(most), 1).astype(np.float32)
+    scales = scales_of(np.abs(padded).max(axis=1), 4)
     values = np.clip(np.rint(padded / scales[:, None]), -most, most).astype(np.int8).reshape(-1, columns)[:inner]
 
     def as_stored(numbers: Array) -> Array:

@@ -34,6 +34,11 @@ def weight_scales(weights: Array, axis: int, bits: int = 8) -> npt.NDArray[np.fl
     """
     others = tuple(place for place in range(weights.ndim) if place != axis)
     peaks = np.abs(weights).max(axis=others)
+    return scales_of(peaks, bits)
+
+
+def scales_of(peaks: Array, bits: int) -> npt.NDArray[np.float32]:
+    """The scales with which the largest magnitudes become the largest integer; 1 where they are next to zero."""
     scales = peaks / np.float32(largest(bits))
     return np.where(scales > 0, scales, 1).astype(np.float32)
 

@@ -7,7 +7,7 @@ stand for. Where many are, float32 is: then only who wants small weights keeps t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import te
@@ -63,8 +63,7 @@ def weight_only_product(
     if matrix is None:
         return None
     *rows, inner = reversed(shape_of(left)) if transposed_left else shape_of(left)
-    builder, machine = scope.builder, scope.builder.machine
-    packing = replace(matrix.packing, dense=machine.small and matrix.packing.together == 1)
+    builder, machine, packing = scope.builder, scope.builder.machine, matrix.packing
     columns = matrix.values.shape[1]
     shapes = matrix_product_of([], rows, inner, columns, machine, packing.vectors(machine))
     cost = kernel.cycles(shapes, packing, machine)
