@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,13 @@ from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
 from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, WEIGHT_BITS, Recipe
+from lepton_compile.quantization.reconstruction import Reconstruction
 from lepton_compile.quantization.refinement import rounded_trials
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
 
 Array = npt.NDArray[Any]
+Found = TypeVar("Found")
 
 TRIAL_SAMPLES = 8
 """How many samples the trials see; rounding is fitted to others."""
@@ -57,16 +59,17 @@ class Calibrated:
     recipe: Recipe
     losses: Mapping[str, Loss]
 
-    def restricted(self, precisions: Assignment, groups: Sequence[Group], rounding: Mapping[str, str]) -> Recipe:
+    def restricted(self, precisions: Assignment, groups: Sequence[Group], made_up: Reconstruction) -> Recipe:
         """The recipe that gives layers these precisions.
 
         Args:
             precisions: By the layers' names.
             groups: What layers read.
-            rounding: How weights of few bits under float32 are rounded if not to the nearest integers, by layers.
+            made_up: How weights of few bits under float32 make up for what is lost.
         """
         recipe = self.recipe
         layers = {name for name, precision in precisions.items() if precision == INT8}
+        reconstructed = {name for name, precision in precisions.items() if precision in WEIGHT_BITS}
 
         def read_in(*allowed: str) -> set[str]:
             reading = (group for group in groups if any(precisions.get(each.node) in allowed for each in group.layers))
@@ -77,10 +80,13 @@ class Calibrated:
             dict(precisions),
             {name: scale for name, scale in recipe.scales.items() if name in sources},
             {name: factors for name, factors in recipe.smoothing.items() if name in smoothed},
-            {name: offsets for name, offsets in recipe.corrections.items() if name in layers},
-            {name: text for name, text in recipe.rounding.items() if name in layers}
-            | {name: text for name, text in rounding.items() if precisions.get(name) in WEIGHT_BITS},
+            _of(layers, recipe.corrections) | _of(reconstructed, made_up.corrections),
+            _of(layers, recipe.rounding) | _of(reconstructed, made_up.rounding),
         )
+
+
+def _of(layers: Set[str], found: Mapping[str, Found]) -> dict[str, Found]:
+    return {name: each for name, each in found.items() if name in layers}
 
 
 @dataclass(frozen=True)

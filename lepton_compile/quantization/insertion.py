@@ -50,27 +50,6 @@ class Insertion:
         scaled = weights * spread(factors, layer.weights_axis, weights.ndim)
         node.inputs[1] = self._constant(node.inputs[1].name, scaled)
 
-    def add_to_outputs(self, layer: Layer, offsets: Array) -> None:
-        """Add a number to each output of a layer."""
-        node = self._nodes[layer.node]
-        bias = operand(node, 2)
-        if node.op in ("Conv", "Gemm") and (bias is None or constant(bias) is not None):
-            known = np.zeros_like(offsets) if bias is None else _known(bias) * float(node.attrs.get("beta", 1))
-            node.attrs.pop("beta", None)
-            made = self._constant(f"{node.name}_bias", known + offsets)
-            if len(node.inputs) > 2:
-                node.inputs[2] = made
-            else:
-                node.inputs.append(made)
-            return
-        result = node.outputs[0]
-        summed = gs.Variable(self._uses.fresh_name(f"{result.name}_uncorrected"), result.dtype, result.shape)
-        node.outputs[0] = summed
-        offset = self._constant(f"{node.name}_correction", offsets)
-        self._uses.insert_after(
-            node, gs.Node("Add", self._name(node.name, "corrected"), {}, [summed, offset], [result])
-        )
-
     def quantize_weights(self, layer: Layer, rounding: str | None = None) -> None:
         """Let a layer read its weights and bias from integers.
 

@@ -1,4 +1,4 @@
-"""Second moments E[x x'] of what layers multiply by their weights, over samples.
+"""Second moments of what layers multiply by their weights, over samples: E[x x'], or covariances.
 
 For a convolution x is what a window sees of the input, padding included; so many windows of each sample are drawn, by
 a fixed seed, that all samples together give `_DRAWN`.
@@ -69,12 +69,34 @@ def second_moments(
             yield each.layer, (total / counts[each.layer.node]).astype(np.float32)
 
 
-def moments_between(
-    rows: Callable[[Array, np.random.Generator, int], Array], ones: Sequence[Array], others: Sequence[Array]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """E[y'y] and E[y'x], y and x being what a layer multiplies of two inputs; by groups, inputs and inputs.
+@dataclass(frozen=True)
+class Covariances:
+    """How what a layer multiplies of two inputs, y and x, hangs together; by groups and inputs.
 
-    Where float32 does not hold them they are infinite.
+    Attributes:
+        mean: E[y].
+        other_mean: E[x].
+        moments: The covariance of y with itself, E[y'y] - E[y]'E[y].
+        mixed: That of y with x.
+        vectors: Over how many vectors these are.
+    """
+
+    mean: npt.NDArray[np.float32]
+    other_mean: npt.NDArray[np.float32]
+    moments: npt.NDArray[np.float32]
+    mixed: npt.NDArray[np.float32]
+    vectors: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether float32 holds them."""
+        return bool(np.isfinite(self.moments).all() and np.isfinite(self.mixed).all())
+
+
+def covariances(
+    rows: Callable[[Array, np.random.Generator, int], Array], ones: Sequence[Array], others: Sequence[Array]
+) -> Covariances:
+    """How what a layer multiplies of two inputs hangs together.
 
     Args:
         rows: What it multiplies of an input, at most so many vectors, as `rows_of` gives them.
@@ -82,14 +104,20 @@ def moments_between(
         others: Where x comes from, for each sample.
     """
     most = -(-_DRAWN // len(ones))
-    moments = mixed = np.zeros((), np.float32)
+    mean = other_mean = moments = mixed = np.zeros((), np.float32)
     count = 0
-    for number, pair in enumerate(zip(ones, others, strict=True)):
-        y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, pair in enumerate(zip(ones, others, strict=True)):
+            y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
+            mean, other_mean = mean + y.sum(axis=1), other_mean + x.sum(axis=1)
             moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
-        count += y.shape[1]
-    return moments / np.float32(count), mixed / np.float32(count)
+            count += y.shape[1]
+        mean, other_mean = (each / np.float32(count) for each in (mean, other_mean))
+        moments, mixed = (
+            total / np.float32(count) - mean[:, :, None] * each[:, None]
+            for total, each in ((moments, mean), (mixed, other_mean))
+        )
+    return Covariances(mean, other_mean, moments, mixed, count)
 
 
 def _parts(readings: Sequence[Reading], nodes: Mapping[str, gs.Node]) -> Iterator[list[Reading]]:

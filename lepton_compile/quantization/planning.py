@@ -16,6 +16,7 @@ from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
 from lepton_compile.quantization.choice import Assignment, choose, fastest
+from lepton_compile.quantization.corrections import add_to_outputs, correctable
 from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer, find_layers
 from lepton_compile.quantization.recipe import (
@@ -29,7 +30,7 @@ from lepton_compile.quantization.recipe import (
     Recipe,
     follow,
 )
-from lepton_compile.quantization.reconstruction import reconstructed
+from lepton_compile.quantization.reconstruction import NEAREST, Reconstruction, reconstructed
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.quantization.weight_only import weights_lost
@@ -156,11 +157,11 @@ class _Study:
         calibrated: Calibrated,
         context: Context,
         base: Assignment = MappingProxyType({}),
-        rounding: Mapping[str, str] = MappingProxyType({}),
+        made_up: Reconstruction = NEAREST,
     ) -> None:
         self.calibrated = calibrated
         self.base = base
-        self._rounding = rounding
+        self._made_up = made_up
         self._context = context
         self._graph = graph
         self._groups = groups
@@ -176,7 +177,7 @@ class _Study:
 
     def recipe(self, assignment: Assignment) -> Recipe:
         """How to quantize so."""
-        return self.calibrated.restricted(self.completed(assignment), self._groups, self._rounding)
+        return self.calibrated.restricted(self.completed(assignment), self._groups, self._made_up)
 
     def on(self, base: Assignment) -> _Study:
         """The same on top of weights of few bits, which are rounded so that each layer makes up for those before it.
@@ -185,11 +186,13 @@ class _Study:
         """
         key = frozenset(base.items())
         if key not in self._on:
-            bits = {name: WEIGHT_BITS[precision] for name, precision in base.items() if precision != INT16_WEIGHTS}
+            bits = _fewer_bits(base)
             samples = [each.sample.inputs for each in self._contract.samples(_RECONSTRUCTING)]
-            rounding = reconstructed(self._graph, self.quantized(base), bits, samples) if bits else {}
             facts = self._graph, self._groups, self._contract, self.calibrated, self._context
-            ways = [_Study(*facts, base, each) for each in ([rounding, {}] if rounding else [{}])]
+            ways = [_Study(*facts, base)]
+            if bits:
+                made_up = reconstructed(self._graph, self.quantized(base), bits, samples)
+                ways.append(_Study(*facts, base, made_up))
             self._on[key] = min(ways, key=lambda study: study.excess({}))
         return self._on[key]
 
@@ -214,11 +217,16 @@ class _Study:
         return math.fsum(self._steps(assignment).values())
 
     def size(self, assignment: Assignment) -> int:
-        """Bytes of the library."""
+        """Bytes of the library; where weights do not make up for what is lost yet, with room for that."""
         key = frozenset(self.completed(assignment).items())
         if key not in self._sizes:
             assert self._context.size is not None
-            self._sizes[key] = self._context.size(self._shaped(assignment))
+            made = self.quantized(assignment)
+            if not self.base:
+                counts = correctable(self._graph, _fewer_bits(assignment))
+                add_to_outputs(made, {name: [1.0] * count for name, count in counts.items()})
+            made.infer_shapes()
+            self._sizes[key] = self._context.size(made)
         return self._sizes[key]
 
     def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
@@ -290,13 +298,15 @@ class _Study:
         if self._context.measure is None:
             return {}
         if key not in self._measured:
-            self._measured[key] = self._context.measure(self._shaped(assignment))
+            made = self.quantized(assignment)
+            made.infer_shapes()
+            self._measured[key] = self._context.measure(made)
         return self._measured[key]
 
-    def _shaped(self, assignment: Assignment) -> Graph:
-        made = self.quantized(assignment)
-        made.infer_shapes()
-        return made
+
+def _fewer_bits(assignment: Assignment) -> dict[str, int]:
+    """The nodes whose weights take so few bits under float32 that it shows, and how many."""
+    return {name: bits for name, each in assignment.items() if (bits := WEIGHT_BITS.get(each, 16)) < 16}
 
 
 def _of(name: str, seconds: Mapping[str, float]) -> float:

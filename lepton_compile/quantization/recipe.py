@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.corrections import add_to_outputs
 from lepton_compile.quantization.dynamic import quantize_dynamically
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
@@ -35,7 +36,8 @@ class Recipe:
         scales: Scale and zero point of what layers of int8 read, by the sources of their groups.
         smoothing: What each channel of a source is divided by before it is quantized, where it is; the weights that are
             multiplied with it make up for that.
-        corrections: What is added to each output of a layer, for the mean of what quantization takes from it.
+        corrections: What is added to each output of a layer, for the mean of what quantization takes from it; as
+            `add_to_outputs` takes it.
         rounding: How weights of layers in integers are rounded if not to the nearest ones, as `rounding.told` says it.
     """
 
@@ -65,6 +67,7 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
     if missing := [name for name in (*chosen, *dynamic) if name not in known]:
         raise ValueError(f"there is no layer '{missing[0]}' to quantize")
     layers = [known[name] for name in chosen]
+    add_to_outputs(graph, recipe.corrections)
     insertion = Insertion(graph, frozenset(chosen), recipe.scales)
     for layer in layers:
         _follow_layer(recipe, layer, insertion)
@@ -83,8 +86,6 @@ def follow(recipe: Recipe, graph: Graph) -> Graph:
 def _follow_layer(recipe: Recipe, layer: Layer, insertion: Insertion) -> None:
     if (factors := _floats(recipe.smoothing.get(layer.input))) is not None:
         insertion.scale_weights(layer, factors)
-    if (correction := _floats(recipe.corrections.get(layer.node))) is not None:
-        insertion.add_to_outputs(layer, correction)
     insertion.quantize_weights(layer, recipe.rounding.get(layer.node))
 
 

@@ -3,17 +3,18 @@
 A layer that read x reads y, since the weights before it are rounded. Of all W' the one whose products are nearest to
 the original's, and which stays near W where samples say little,
 
-    E|y W' - x W|^2 + d |W' - W|^2 is least where (E[y'y] + d) W' = E[y'x] W + d W,
+    E|y W' + b - x W|^2 + d |W' - W|^2 is least where (C[y'y] + d) W' = C[y'x] W + d W,
 
-is what is rounded, its weights together (`rounding.py`): least squares from a few samples in closed form, as Li et al.
-do for language models ("GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration", 2025,
-arXiv:2504.02692). Branches are graphs of their own, which read what the samples that take them give them.
+C being covariances, is what is rounded, its weights together (`rounding.py`): least squares from a few samples in
+closed form, as Li et al. do for language models ("GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric
+Calibration", 2025, arXiv:2504.02692). What is left of the mean, b = E[x] W - E[y] Q, becomes part of the bias. Branches
+are graphs of their own, which read what the samples that take them give them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,27 +25,47 @@ from lepton_compile.evaluation.stages import in_stages, most_held, part_of
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, walk
+from lepton_compile.quantization.corrections import RECURRENT, add_to_outputs, addend, correctable
 from lepton_compile.quantization.layers import Layer, find_layers
-from lepton_compile.quantization.moments import LARGEST_INNER, moments_between, rows_of
+from lepton_compile.quantization.moments import LARGEST_INNER, Covariances, covariances, rows_of
 from lepton_compile.quantization.rounding import as_stored, by_inputs, rounded_together, told
-from lepton_compile.quantization.weight_only import RECURRENT, as_integers
+from lepton_compile.quantization.weight_only import as_integers
 from lepton_compile.quantization.weights import largest
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, static_shape
 
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
-# d, as a share of the mean square of what a layer reads.
+# d, as a share of the mean variance of what a layer reads.
 _DAMPING = 0.3
 # What is held of all samples at a time, of the original's tensors and of the others each.
 _HELD_BYTES = 64 << 20
 # Integers are kept by how they differ from the nearest ones, in a byte.
 _FURTHEST = 127
 _BRANCHES = "then_branch", "else_branch"
+# The mean of fewer vectors would tell what a sample was.
+_VECTORS = 32
 
 
-def reconstructed(graph: Graph, approximate: Graph, bits: Mapping[str, int], samples: Samples) -> dict[str, str]:
-    """How weights are rounded, by nodes, as `make_weight_only` takes it.
+@dataclass(frozen=True)
+class Reconstruction:
+    """How weights make up for what is lost.
+
+    Attributes:
+        rounding: How they are rounded, by nodes, as `make_weight_only` takes it.
+        corrections: What is added to outputs, by nodes, as `add_to_outputs` takes it.
+    """
+
+    rounding: Mapping[str, str] = field(default_factory=dict)
+    corrections: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+NEAREST = Reconstruction()
+"""The nearest integers, and nothing added."""
+
+
+def reconstructed(graph: Graph, approximate: Graph, bits: Mapping[str, int], samples: Samples) -> Reconstruction:
+    """How the weights of nodes make up for what is lost.
 
     Args:
         graph: The graph.
@@ -52,41 +73,64 @@ def reconstructed(graph: Graph, approximate: Graph, bits: Mapping[str, int], sam
         bits: The nodes whose weights are rounded, each with how many bits they take.
         samples: Inputs of the graph, at least one; of many, as many as memory is allowed for.
     """
-    found = _reconstructed(graph, approximate, bits, samples, samples, Uses(approximate).fresh_name)
-    return {node: " ".join(texts) for node, texts in found.items() if any(texts)}
+    counts = correctable(graph, bits)
+    add_to_outputs(approximate, {node: [0.0] * count for node, count in counts.items()})
+    found = _Found({node: np.zeros(count, np.float32) for node, count in counts.items()})
+    _reconstruct(graph, approximate, bits, (samples, samples), Uses(approximate).fresh_name, found)
+    return Reconstruction(
+        {node: " ".join(texts) for node, texts in found.rounding.items() if any(texts)},
+        {node: tuple(map(float, offsets)) for node, offsets in found.corrections.items() if offsets.any()},
+    )
 
 
-def _reconstructed(
+@dataclass
+class _Found:
+    """What is found so far, by nodes: what is added to outputs, and how each input of weights is rounded."""
+
+    corrections: dict[str, npt.NDArray[np.float32]]
+    rounding: dict[str, list[str]] = field(default_factory=dict)
+
+
+def _reconstruct(
     graph: Graph,
     approximate: Graph,
     bits: Mapping[str, int],
-    originals: Samples,
-    changed: Samples,
+    samples: tuple[Samples, Samples],
     fresh_name: Callable[[str], str],
-) -> dict[str, list[str]]:
-    """The same for each input of weights, where the original and what approximates it have inputs of their own."""
+    found: _Found,
+) -> None:
+    """The same, where the original and what approximates it have inputs of their own."""
     exact = {node.name: node for node in graph.gs.nodes}
     rounded = {node.name: node for node in approximate.gs.nodes}
     products = [each for each in _products(graph) if each.node in bits]
     names = list(dict.fromkeys(each.reads for each in products))
     most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
-    stages = zip(
-        names, in_stages(graph, names, originals[:most]), in_stages(approximate, names, changed[:most]), strict=True
-    )
-    found: dict[str, list[str]] = {}
-    for name, original, other in stages:
+    stages = (in_stages(which, names, of[:most]) for which, of in zip((graph, approximate), samples, strict=True))
+    for name, original, changed in zip(names, *stages, strict=True):
         for product in products:
-            if product.reads == name:
-                values, text = product.rounded(exact[product.node], bits[product.node], original, other)
-                rounded[product.node].inputs[product.place] = gs.Constant(fresh_name(product.node), values)
-                found.setdefault(product.node, [""] * product.of)[product.place - 1] = text
+            if product.reads != name:
+                continue
+            node = rounded[product.node]
+            made = product.rounded(exact[node.name], bits[node.name], original, changed)
+            node.inputs[product.place] = gs.Constant(fresh_name(node.name), made.values)
+            found.rounding.setdefault(node.name, [""] * product.of)[product.place - 1] = made.text
+            if node.name in found.corrections and made.offsets is not None:
+                added = product.offsets(exact[node.name], made.offsets)
+                found.corrections[node.name] += added
+                _add_to_known(*addend(node), added, fresh_name)
     for node in exact.values():
         for name in _BRANCHES if is_operator(node, "If") else ():
             if any(inner.name in bits for inner in walk(node.attrs[name])):
                 owners = node, rounded[node.name]
-                body, twin, taken, also = _in_branch(graph, approximate, owners, name, originals, changed)
-                found |= _reconstructed(body, twin, bits, taken, also, fresh_name) if taken else {}
-    return found
+                body, twin, taken = _in_branch(graph, approximate, owners, name, samples)
+                if taken[0]:
+                    _reconstruct(body, twin, bits, taken, fresh_name, found)
+
+
+def _add_to_known(node: gs.Node, place: int, offsets: Array, fresh_name: Callable[[str], str]) -> None:
+    known = node.inputs[place]
+    shaped = offsets.reshape(known.shape) if known.values.size == offsets.size else offsets
+    node.inputs[place] = gs.Constant(fresh_name(known.name), known.values + shaped)
 
 
 def _in_branch(
@@ -94,9 +138,8 @@ def _in_branch(
     approximate: Graph,
     owners: tuple[gs.Node, gs.Node],
     name: str,
-    originals: Samples,
-    changed: Samples,
-) -> tuple[Graph, Graph, Samples, Samples]:
+    samples: tuple[Samples, Samples],
+) -> tuple[Graph, Graph, tuple[Samples, Samples]]:
     """A branch of the node that both graphs have, with what it reads of the samples that take it in the original."""
     bodies = []
     for whole, node in zip((graph, approximate), owners, strict=True):
@@ -110,13 +153,13 @@ def _in_branch(
     run_changed = _values(approximate, changed_reads)
     taken: list[Mapping[str, Array]] = []
     changed_taken: list[Mapping[str, Array]] = []
-    for sample, other in zip(originals, changed, strict=True):
+    for sample, other in zip(*samples, strict=True):
         values = run(sample)
         decided = np.asarray(values[condition.name] if known is None else known)
         if bool(decided.item()) == (name == "then_branch") and len(taken) < most:
             taken.append({read: values[read] for read in reads})
             changed_taken.append(run_changed(other))
-    return bodies[0], bodies[1], taken, changed_taken
+    return bodies[0], bodies[1], (taken, changed_taken)
 
 
 def _values(graph: Graph, names: Sequence[str]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -130,6 +173,21 @@ def _values(graph: Graph, names: Sequence[str]) -> Callable[[Mapping[str, Array]
         return given | (session.run(sample) if session is not None else {})
 
     return run
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Weights as integers.
+
+    Attributes:
+        values: What they stand for.
+        text: How they differ from the nearest ones, as `rounding.told` says it; "" where they do not.
+        offsets: What is added to outputs, by groups and outputs; None where too little is known of that.
+    """
+
+    values: Array
+    text: str = ""
+    offsets: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -150,26 +208,34 @@ class _Product:
     of: int
     layer: Layer | None = None
 
-    def rounded(
-        self, node: gs.Node, bits: int, original: Sequence[Array], changed: Sequence[Array]
-    ) -> tuple[Array, str]:
-        """What the integers of the weights stand for, and how they differ from the nearest ones."""
+    def rounded(self, node: gs.Node, bits: int, original: Sequence[Array], changed: Sequence[Array]) -> _Rounded:
+        """The weights as integers that make up for what was lost before."""
         weights = constant(node.inputs[self.place])
         assert weights is not None
         made, most = as_integers(node, weights, bits), largest(bits)
-        moments, mixed = moments_between(lambda x, random, count: self._rows(node, x, random, count), changed, original)
+        known = covariances(lambda x, random, count: self._rows(node, x, random, count), changed, original)
         exact, steps, nearest = (
             self._by_inputs(node, each) for each in (weights, made.steps, made.values.astype(np.int16))
         )
-        if not (np.isfinite(moments).all() and np.isfinite(mixed).all()):
-            return np.ascontiguousarray(made.values * made.steps), ""
-        wanted = _least_squares(moments, mixed, exact)
+        if not known.finite:
+            return _Rounded(np.ascontiguousarray(made.values * made.steps))
+        wanted = _least_squares(known, exact)
         near = np.clip(np.rint(wanted / steps), -most, most)
-        integers = rounded_together(wanted, steps, near, most, moments).astype(np.int16)
+        integers = rounded_together(wanted, steps, near, most, known.moments).astype(np.int16)
         integers = np.clip(integers, nearest - _FURTHEST, nearest + _FURTHEST)
         stored = self._as_stored(node, integers, weights.shape).astype(made.values.dtype)
         text = told(stored, made.values) if (stored != made.values).any() else ""
-        return np.ascontiguousarray(stored * made.steps), text
+        offsets = (known.other_mean[:, None] @ exact - known.mean[:, None] @ (integers * steps))[:, 0]
+        enough = known.vectors >= _VECTORS and np.isfinite(offsets).all()
+        return _Rounded(np.ascontiguousarray(stored * made.steps), text, offsets if enough else None)
+
+    def offsets(self, node: gs.Node, found: Array) -> npt.NDArray[np.float32]:
+        """As `add_to_outputs` takes it, what is added for these products, which is given by groups and outputs."""
+        if self.layer is not None:
+            return found.reshape(-1)
+        spaced = np.zeros((int(node.inputs[1].shape[0]), self.of, int(node.inputs[1].shape[1])), np.float32)
+        spaced[:, self.place - 1] = found.reshape(spaced.shape[0], -1)
+        return spaced.reshape(-1)
 
     def _rows(self, node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
         if self.layer is not None or self.place == 1:
@@ -226,10 +292,10 @@ def _of_steps(node: gs.Node) -> Iterator[_Product]:
         yield _Product(node.name, state.name, 2, 2)
 
 
-def _least_squares(moments: Array, mixed: Array, weights: Array) -> npt.NDArray[np.float32]:
+def _least_squares(known: Covariances, weights: Array) -> npt.NDArray[np.float32]:
     """W' of each group of inputs."""
-    damping = _DAMPING * np.diagonal(moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    damped = moments + np.where(damping > 0, damping, 1.0) * np.eye(moments.shape[1])
+    damping = _DAMPING * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    damped = known.moments + np.where(damping > 0, damping, 1.0) * np.eye(weights.shape[1])
     # W' - W, so that weights that nothing moves stay what they are, exactly.
-    moved = np.linalg.solve(damped, (mixed - moments).astype(np.float64) @ weights)
+    moved = np.linalg.solve(damped, (known.mixed - known.moments).astype(np.float64) @ weights)
     return np.asarray(weights + moved, np.float32)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
+from lepton_compile.quantization.corrections import RECURRENT
 from lepton_compile.quantization.rounding import followed
 from lepton_compile.quantization.weights import Array, largest, rounded, scales_of, spread, weight_scales
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
@@ -28,7 +29,6 @@ BLOCK = 32
 """Numbers of 4 bits that share a scale."""
 
 _NO_ROUNDING: Mapping[str, str] = MappingProxyType({})
-RECURRENT = ("GRU", "LSTM", "RNN")
 _WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "Gather": (0,), "Gemm": (1,), "MatMul": (1,)} | dict.fromkeys(
     RECURRENT, (1, 2)
 )

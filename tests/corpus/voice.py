@@ -31,6 +31,7 @@ def speak(text: str, voice: str = "en-us", words_a_minute: int = 175, pitch: int
         ValueError: There is no such voice.
     """
     library, rate = _library()
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # voices flutter
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"espeak-ng has no voice {voice!r}")
     library.espeak_SetParameter(_RATE, words_a_minute, 0)

@@ -8,7 +8,7 @@ from lowering.conftest import Model
 
 from lepton_compile.model import Graph, import_model
 from lepton_compile.quantization.recipe import INT4_WEIGHTS, INT8_WEIGHTS, WEIGHT_BITS, Recipe, follow
-from lepton_compile.quantization.reconstruction import reconstructed
+from lepton_compile.quantization.reconstruction import NEAREST, reconstructed
 from lepton_compile.rewriting.patterns import scopes
 
 Feed = dict[str, np.ndarray]
@@ -51,10 +51,10 @@ def test_less_is_lost(precision: str, most: float) -> None:
     bits = {name: WEIGHT_BITS[each] for name, each in precisions.items()}
     nearest = follow(Recipe(precisions, {}), graph.copy())
     approximate = nearest.copy()
-    rounding = reconstructed(graph, approximate, bits, given[:16])
-    assert set(rounding) == set(layers)
-    assert rounding == reconstructed(graph, nearest.copy(), bits, given[:16])
-    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    made_up = reconstructed(graph, approximate, bits, given[:16])
+    assert set(made_up.rounding) == set(made_up.corrections) == set(layers)
+    assert made_up == reconstructed(graph, nearest.copy(), bits, given[:16])
+    followed = follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=made_up.corrections), graph.copy())
     others = given[16:]
     assert error(followed, graph, others) < most * error(nearest, graph, others)
     # What a plan says of it is what was decided.
@@ -67,8 +67,8 @@ def test_later_layers_make_up_for_earlier_ones() -> None:
     graph, given = import_model(model.proto()), samples(model, 24)
     precisions = dict.fromkeys(layers, INT8_WEIGHTS) | {layers[0]: INT4_WEIGHTS}
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    rounding = reconstructed(graph, nearest.copy(), dict.fromkeys(layers[1:], 8), given[:16])
-    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    made_up = reconstructed(graph, nearest.copy(), dict.fromkeys(layers[1:], 8), given[:16])
+    followed = follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=made_up.corrections), graph.copy())
     others = given[16:]
     assert error(followed, graph, others) < 0.8 * error(nearest, graph, others)
 
@@ -83,8 +83,8 @@ def test_weights_that_read_nothing_stay() -> None:
     graph = import_model(model.proto())
     precisions = {"node_matmul": INT8_WEIGHTS}
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    rounding = reconstructed(graph, nearest.copy(), {"node_matmul": 8}, samples(model, 8))
-    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    made_up = reconstructed(graph, nearest.copy(), {"node_matmul": 8}, samples(model, 8))
+    followed = follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=made_up.corrections), graph.copy())
 
     def integers(of: Graph) -> np.ndarray:
         (node,) = (node for node in of.gs.nodes if node.op == "DequantizeLinear")
@@ -116,9 +116,9 @@ def test_steps_of_recurrent_layers_inside_branches() -> None:
     bits = dict.fromkeys(nodes, 8)
     precisions = dict.fromkeys(nodes, INT8_WEIGHTS)
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    rounding = reconstructed(graph, nearest.copy(), bits, given[:50])
-    assert sorted(len(text.split(" ")) for text in rounding.values()) == [1, 1, 2]
-    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    made_up = reconstructed(graph, nearest.copy(), bits, given[:50])
+    assert sorted(len(text.split(" ")) for text in made_up.rounding.values()) == [1, 1, 2]
+    followed = follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=made_up.corrections), graph.copy())
     others = given[50:]
     assert error(followed, graph, others) < 0.8 * error(nearest, graph, others)
 
@@ -128,8 +128,8 @@ def test_a_rounding_of_other_weights_is_refused() -> None:
     graph, given = import_model(model.proto()), samples(model, 4)
     precisions = dict.fromkeys(layers, INT8_WEIGHTS)
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    rounding = reconstructed(graph, nearest, dict.fromkeys(layers, 8), given)
-    twice = {name: f"{text} {text}" for name, text in rounding.items()}
+    made_up = reconstructed(graph, nearest, dict.fromkeys(layers, 8), given)
+    twice = {name: f"{text} {text}" for name, text in made_up.rounding.items()}
     with pytest.raises(ValueError, match="is of 2 weights; it has 1"):
         follow(Recipe(precisions, {}, rounding=twice), graph.copy())
 
@@ -149,9 +149,9 @@ def test_a_branch_that_rounding_decides() -> None:
     nodes = [node.name for scope in scopes(graph) for node in scope.nodes if node.op == "MatMul"]
     precisions = dict.fromkeys(nodes, INT4_WEIGHTS)
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    rounding = reconstructed(graph, nearest.copy(), dict.fromkeys(nodes, 4), given)
-    assert len(rounding) == 3
-    followed = follow(Recipe(precisions, {}, rounding=rounding), graph.copy())
+    made_up = reconstructed(graph, nearest.copy(), dict.fromkeys(nodes, 4), given)
+    assert len(made_up.rounding) == 3
+    followed = follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=made_up.corrections), graph.copy())
     others = samples(model, 400)[300:]
     assert error(followed, graph, others) < error(nearest, graph, others)
 
@@ -173,7 +173,7 @@ def test_what_stays_the_nearest_integers() -> None:
     nodes = [node.name for node in graph.gs.nodes if node.op in ("LSTM", "MatMul")]
     precisions = dict.fromkeys(nodes, INT8_WEIGHTS)
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    assert reconstructed(graph, nearest, dict.fromkeys(nodes, 8), samples(model, 8)) == {}
+    assert reconstructed(graph, nearest, dict.fromkeys(nodes, 8), samples(model, 8)) == NEAREST
 
 
 def test_names_that_are_taken() -> None:
@@ -183,4 +183,52 @@ def test_names_that_are_taken() -> None:
     tensors["m0"].name = "node_conv_1"
     precisions = dict.fromkeys(layers, INT8_WEIGHTS)
     nearest = follow(Recipe(precisions, {}), graph.copy())
-    assert set(reconstructed(graph, nearest, dict.fromkeys(layers, 8), samples(model, 4))) == set(layers)
+    made_up = reconstructed(graph, nearest, dict.fromkeys(layers, 8), samples(model, 4))
+    assert set(made_up.rounding) == set(layers)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "Gemm", "MatMul", "GRU"])
+@pytest.mark.parametrize("computed", [False, True])
+def test_means_are_kept(operator: str, computed: bool) -> None:
+    """Of inputs far from zero the mean of what is lost is most of it; a bias, known or computed, makes up for it."""
+    random = np.random.default_rng(0)
+    model = Model()
+    shape = {"Conv": (1, 12, 4, 4), "GRU": (1, 6, 12)}.get(operator, (6, 12))
+    x = model.node("Add", model.input(*shape), model.constant(random.uniform(3, 9, shape[-1])))
+    bias = model.constant(random.standard_normal(60 if operator == "GRU" else 10))
+    if computed:
+        bias = model.node("Mul", model.input(1), bias)
+    match operator:
+        case "Conv":
+            made = model.node("Conv", x, model.weight(10, 12, 1, 1), bias, name="layer")
+        case "Gemm":
+            made = model.node("Gemm", x, model.weight(10, 12), bias, transB=1, beta=2.0, name="layer")
+        case "MatMul":
+            made = model.node("MatMul", x, model.weight(12, 10), name="layer")
+        case _:
+            bias = model.node("Reshape", bias, model.constant([1, 60], "int64"))
+            weights = model.weight(1, 30, 12), model.weight(1, 30, 10)
+            made = model.node("GRU", x, *weights, bias, hidden_size=10, name="layer")
+    model.output(made)
+    graph, given = import_model(model.proto()), samples(model, 40)
+    precisions = {"node_layer": INT8_WEIGHTS}
+    nearest = follow(Recipe(precisions, {}), graph.copy())
+    made_up = reconstructed(graph, nearest.copy(), {"node_layer": 8}, given[:32])
+    assert bool(made_up.corrections) == (operator != "GRU" or not computed)
+    rounded, followed = (
+        follow(Recipe(precisions, {}, rounding=made_up.rounding, corrections=offsets), graph.copy())
+        for offsets in ({}, made_up.corrections)
+    )
+    if made_up.corrections:
+        assert error(followed, graph, given[32:]) < 0.7 * error(rounded, graph, given[32:])
+
+
+def test_of_few_vectors_nothing_is_added() -> None:
+    """Their mean would tell what a sample was."""
+    model = Model()
+    model.output(model.node("MatMul", model.input(1, 12), model.weight(12, 10), name="matmul"))
+    graph = import_model(model.proto())
+    nearest = follow(Recipe({"node_matmul": INT8_WEIGHTS}, {}), graph.copy())
+    for count in (31, 32):
+        made_up = reconstructed(graph, nearest.copy(), {"node_matmul": 8}, samples(model, count))
+        assert bool(made_up.corrections) == (count == 32)
