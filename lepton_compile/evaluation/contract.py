@@ -42,19 +42,23 @@ class Statistics:
         lowest: The smallest value at each index of the channel axis.
         highest: The largest value at each index of the channel axis.
         values_of_a_channel: Of how many values these are.
+        ends: The smallest and the largest value of each sample.
     """
 
     histogram: Histogram
     lowest: Array
     highest: Array
     values_of_a_channel: int = 0
+    ends: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, value: Array, axis: int) -> None:
         """Count a tensor's values in one sample."""
         flat = value.reshape(-1)
         # An odd stride meets every index of axes of even sizes.
         counted = flat[:: -(-flat.size // _COUNTED) | 1]
-        self.histogram.add(np.append(counted, (flat.min(), flat.max())))
+        ends = float(flat.min()), float(flat.max())
+        self.histogram.add(np.append(counted, ends))
+        self.ends.append(ends)
         self.values_of_a_channel += value.size // value.shape[axis]
         others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
         self.lowest = np.minimum(self.lowest, value.min(axis=others))

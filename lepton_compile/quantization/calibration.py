@@ -43,6 +43,8 @@ _VALUES = 256
 # What a treatment has to leave of the loss to be worth its cost.
 _SMOOTHED = 0.7
 _CORRECTED = 0.95
+# The same of a range that other samples are likely to exceed: what is clipped of them is more than trials show.
+_CLIPPED = 0.5
 # The same of rounding weights together, which takes room in plans.
 _PAYS = 0.9
 
@@ -96,6 +98,12 @@ class _Way:
     scale: float
     zero: int
     smoothing: tuple[float, ...] | None = None
+    clips: bool = False
+
+    @property
+    def has_to_leave(self) -> float:
+        """What share of another way's loss this has to leave to be better."""
+        return _SMOOTHED if self.smoothing is not None else _CLIPPED if self.clips else 1.0
 
     def trial(self, layer: Layer) -> Trial:
         return Trial(layer, (self.scale, self.zero), self.smoothing)
@@ -168,7 +176,7 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
     smoothing: dict[str, tuple[float, ...]] = {}
     corrections: dict[str, tuple[float, ...]] = {}
     for group, ways in zip(groups, tried, strict=True):
-        way = min(ways, key=lambda each: _total(ways[each]) / (_SMOOTHED if each.smoothing else 1.0))
+        way = min(ways, key=lambda each: _total(ways[each]) / each.has_to_leave)
         scales |= dict.fromkeys(group.sources, (way.scale, way.zero))
         if way.smoothing is not None:
             smoothing[group.name] = way.smoothing
@@ -201,7 +209,10 @@ def _ways(group: Group, statistics: Mapping[str, Statistics], weights: Mapping[s
     histogram = Histogram()
     for source in group.sources:
         histogram.merge(statistics[source].histogram)
-    ways = [_Way(each.scale, each.zero) for each in candidate_ranges(histogram)]
+    ends = [end for source in group.sources for end in statistics[source].ends]
+    ranges = candidate_ranges(histogram, ends)
+    widest = max(each.scale for each in ranges)
+    ways = [_Way(each.scale, each.zero, clips=each.scale < widest) for each in ranges]
     known = statistics[group.name]
     if not _can_be_smoothed(group, weights, known):
         return ways

@@ -3,6 +3,7 @@
 A narrow range has fine steps and clips; which one loses least is for the histogram to say. The candidates:
 
 - "minmax": all values;
+- "extreme": what one in ten times as many samples is expected to exceed;
 - "percentile": but for one in ten thousand at either end;
 - "entropy": what least changes the distribution, by the Kullback-Leibler divergence (Migacz, "8-bit inference with
   TensorRT", GTC 2017; here between the counts before and after quantization, over all bins);
@@ -14,6 +15,7 @@ padding and rectifiers make of the most frequent value.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,9 @@ Counts = npt.NDArray[np.int64]
 
 LEVELS = 255
 """Steps that unsigned bytes have between their ends."""
+# Of so many samples one has a value that tells of the tail, and of how many times as many one may exceed a range.
+_PEAKS = 8
+_MORE = 10
 # At either end, for the percentile.
 _TAIL = 1e-4
 # Fractions of the range that the least error is looked for at.
@@ -51,11 +56,17 @@ class Range:
     loss: float
 
 
-def candidate_ranges(histogram: Histogram) -> list[Range]:
-    """The range of each observer, the one that loses least on the values counted first; equal ones once."""
+def candidate_ranges(histogram: Histogram, ends: Sequence[tuple[float, float]]) -> list[Range]:
+    """The range of each observer, the one that loses least on the values counted first; equal ones once.
+
+    Args:
+        histogram: The values.
+        ends: The smallest and the largest value of each sample.
+    """
     values, counts = histogram.bins()
     candidates: dict[str, tuple[float, float]] = {
         "minmax": (histogram.lowest, histogram.highest),
+        "extreme": (-_extreme([-low for low, _ in ends]), _extreme([high for _, high in ends])),
         "percentile": _percentile(values, counts),
         "entropy": _entropy(values, counts),
         "mse": _least_error(values, counts),
@@ -89,6 +100,19 @@ def _percentile(values: Floats, counts: Counts) -> tuple[float, float]:
     share = np.cumsum(counts) / counts.sum()
     low, high = np.searchsorted(share, [_TAIL, 1 - _TAIL])
     return float(values[low]), float(values[min(high, len(values) - 1)])
+
+
+def _extreme(largest: Sequence[float]) -> float:
+    """What one in ten times as many samples exceeds, by an exponential tail of the largest values of samples.
+
+    Beyond a threshold that k of n samples exceed, by b on average, one in 10 n exceeds it by b log(10 k) (peaks over
+    threshold; Pickands, "Statistical inference using extreme order statistics", 1975, with an index of 0).
+    """
+    found = np.sort(np.asarray(largest, np.float64))
+    beyond = -(-len(found) // _PEAKS)
+    threshold = found[-beyond - 1] if len(found) > beyond else found[-1]
+    excess = float((found[-beyond:] - threshold).mean())
+    return max(float(found[-1]), float(threshold + excess * np.log(_MORE * beyond)))
 
 
 def _ranges(values: Floats) -> list[tuple[float, float]]:
