@@ -24,7 +24,7 @@ from lepton_compile.quantization.choice import Assignment
 from lepton_compile.quantization.layers import Group, Layer
 from lepton_compile.quantization.observers import candidate_ranges, parameters
 from lepton_compile.quantization.recipe import DYNAMIC_INT8, INT8, WEIGHT_BITS, Recipe
-from lepton_compile.quantization.reconstruction import Reconstruction
+from lepton_compile.quantization.reconstruction import NEAREST, Reconstruction
 from lepton_compile.quantization.refinement import rounded_trials
 from lepton_compile.quantization.trials import Loss, Trial, losses
 from lepton_compile.rewriting.patterns import constant
@@ -61,7 +61,7 @@ class Calibrated:
     recipe: Recipe
     losses: Mapping[str, Loss]
 
-    def restricted(self, precisions: Assignment, groups: Sequence[Group], made_up: Reconstruction) -> Recipe:
+    def restricted(self, precisions: Assignment, groups: Sequence[Group], made_up: Reconstruction = NEAREST) -> Recipe:
         """The recipe that gives layers these precisions.
 
         Args:

@@ -185,7 +185,7 @@ def test_bytes_are_rounded_together_where_it_pays() -> None:
     made = calibrate(graph, groups, contract(model, samples))
     assert made == calibrate(graph, groups, contract(model, samples))
     assert "node_matmul" in made.recipe.rounding
-    recipe = made.restricted({"node_matmul": INT8}, groups, {})
+    recipe = made.restricted({"node_matmul": INT8}, groups)
     assert list(recipe.rounding) == ["node_matmul"]
     nearest = Recipe(recipe.precisions, recipe.scales, recipe.smoothing, recipe.corrections)
     lost = [error_of(follow(each, graph.copy()), graph, others, "matmul") for each in (recipe, nearest)]
