@@ -16,7 +16,6 @@ from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
 from lepton_compile.quantization.choice import Assignment, choose, fastest
-from lepton_compile.quantization.corrections import add_to_outputs, correctable
 from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer, find_layers
 from lepton_compile.quantization.recipe import (
@@ -34,6 +33,7 @@ from lepton_compile.quantization.reconstruction import NEAREST, Reconstruction, 
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.quantization.weight_only import weights_lost
+from lepton_compile.rewriting.biases import add_to_outputs, correctable
 from lepton_compile.rewriting.passes import Context
 
 # How many samples show what each layer costs alone: at least, at most, and as many as so many multiplications allow.

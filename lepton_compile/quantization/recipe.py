@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.corrections import add_to_outputs
 from lepton_compile.quantization.dynamic import quantize_dynamically
 from lepton_compile.quantization.insertion import Insertion
 from lepton_compile.quantization.layers import Layer, find_layers
 from lepton_compile.quantization.narrowing import narrow
 from lepton_compile.quantization.weight_only import make_weight_only
+from lepton_compile.rewriting.biases import add_to_outputs
 
 INT8, DYNAMIC_INT8, BFLOAT16 = "int8", "dynamic int8", "bfloat16"
 """What a layer computes in: weights and what it reads are of this type, sums are not. Ranges of what is read in int8

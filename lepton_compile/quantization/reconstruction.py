@@ -21,16 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from lepton_compile.evaluation.covariances import LARGEST_INNER, Covariances, covariances, rows_of
 from lepton_compile.evaluation.stages import in_stages, most_held, part_of
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, walk
-from lepton_compile.quantization.corrections import RECURRENT, add_to_outputs, addend, correctable
 from lepton_compile.quantization.layers import Layer, find_layers
-from lepton_compile.quantization.moments import LARGEST_INNER, Covariances, covariances, rows_of
 from lepton_compile.quantization.rounding import as_stored, by_inputs, rounded_together, told
 from lepton_compile.quantization.weight_only import as_integers
 from lepton_compile.quantization.weights import largest
+from lepton_compile.rewriting.biases import RECURRENT, add_to_outputs, addend, correctable
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, static_shape
 
 Array = npt.NDArray[Any]

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.corrections import RECURRENT
 from lepton_compile.quantization.rounding import followed
 from lepton_compile.quantization.weights import Array, largest, rounded, scales_of, spread, weight_scales
+from lepton_compile.rewriting.biases import RECURRENT
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, scopes
 
 BLOCK = 32

@@ -1,4 +1,4 @@
-"""Adding to each output of a node what quantization takes from its mean (Nagel et al., 2019, arXiv:1906.04721)."""
+"""Adding to each output of a node what an approximation takes from its mean (Nagel et al., 2019, arXiv:1906.04721)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
-from lepton_compile.quantization.weights import spread
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, scopes
 
 Array = npt.NDArray[Any]
@@ -84,7 +83,7 @@ def _add(node: gs.Node, offsets: Array, uses: Uses) -> None:
 def _add_behind(node: gs.Node, offsets: Array, uses: Uses) -> None:
     result = node.outputs[0]
     node.outputs[0] = gs.Variable(uses.fresh_name(f"{result.name}_uncorrected"), result.dtype, result.shape)
-    axis, rank = (1, len(result.shape)) if node.op == "Conv" else (0, 1)
-    offset = gs.Constant(uses.fresh_name(f"{node.name}_correction"), spread(offsets, axis, rank))
+    behind = len(result.shape) - 2 if node.op == "Conv" else 0
+    offset = gs.Constant(uses.fresh_name(f"{node.name}_correction"), offsets.reshape(-1, *[1] * behind))
     inputs = [node.outputs[0], offset]
     uses.insert_after(node, gs.Node("Add", uses.fresh_name(f"{node.name}_corrected"), {}, inputs, [result]))

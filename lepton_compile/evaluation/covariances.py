@@ -1,0 +1,121 @@
+"""How what a layer multiplies by its weights hangs together, over samples: means and covariances.
+
+For a convolution that is what a window sees of the input, padding included; so many windows of each sample are drawn,
+by a fixed seed, that all samples together give `DRAWN`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+from numpy.lib.stride_tricks import sliding_window_view
+
+Array = npt.NDArray[Any]
+
+LARGEST_INNER = 2304
+"""Moments of more inputs are not taken: they are so many squared, 21 MB in float32."""
+DRAWN = 8192
+"""How many vectors all samples together give."""
+
+
+@dataclass(frozen=True)
+class Covariances:
+    """How what a layer multiplies of two inputs, y and x, hangs together; by groups and inputs.
+
+    Attributes:
+        mean: E[y].
+        other_mean: E[x].
+        moments: The covariance of y with itself, E[y'y] - E[y]'E[y].
+        mixed: That of y with x.
+        vectors: Over how many vectors these are.
+    """
+
+    mean: npt.NDArray[np.float32]
+    other_mean: npt.NDArray[np.float32]
+    moments: npt.NDArray[np.float32]
+    mixed: npt.NDArray[np.float32]
+    vectors: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether float32 holds them."""
+        return bool(np.isfinite(self.moments).all() and np.isfinite(self.mixed).all())
+
+
+def covariances(
+    rows: Callable[[Array, np.random.Generator, int], Array], ones: Sequence[Array], others: Sequence[Array]
+) -> Covariances:
+    """How what a layer multiplies of two inputs hangs together.
+
+    Args:
+        rows: What it multiplies of an input, at most so many vectors, as `rows_of` gives them.
+        ones: Where y comes from, for each sample.
+        others: Where x comes from, for each sample.
+    """
+    most = -(-DRAWN // len(ones))
+    mean = other_mean = moments = mixed = np.zeros((), np.float32)
+    count = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, pair in enumerate(zip(ones, others, strict=True)):
+            y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
+            mean, other_mean = mean + y.sum(axis=1), other_mean + x.sum(axis=1)
+            moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
+            count += y.shape[1]
+        mean, other_mean = (each / np.float32(count) for each in (mean, other_mean))
+        moments, mixed = (
+            total / np.float32(count) - mean[:, :, None] * each[:, None]
+            for total, each in ((moments, mean), (mixed, other_mean))
+        )
+    return Covariances(mean, other_mean, moments, mixed, count)
+
+
+def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
+    """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs."""
+    if node.op != "Conv":
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[_draw(random, len(rows), most)][None]
+    windows = _windows(node, x)
+    places = windows.shape[: x.ndim - 1]
+    drawn = windows[np.unravel_index(_draw(random, math.prod(places), most), places)]
+    return drawn.reshape(len(drawn), int(node.attrs.get("group", 1)), -1).swapaxes(0, 1)
+
+
+def _draw(random: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.arange(count) if count <= most else np.sort(random.choice(count, most, replace=False))
+
+
+def _windows(node: gs.Node, x: Array) -> Array:
+    """What each output of a convolution sees: by images, places, channels and taps; a view."""
+    taps = node.inputs[1].shape[2:]
+    rank = len(taps)
+    strides = node.attrs.get("strides", [1] * rank)
+    dilations = node.attrs.get("dilations", [1] * rank)
+    reach = [(count - 1) * dilation + 1 for count, dilation in zip(taps, dilations, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *_padding(node, x.shape[2:], reach, strides)])
+    windows = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    steps = [slice(None, None, int(step)) for step in (*strides, *dilations)]
+    return np.moveaxis(windows[(slice(None), slice(None), *steps)], 1, 1 + rank)
+
+
+def _padding(
+    node: gs.Node, sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Before and after each spatial axis."""
+    automatic = node.attrs.get("auto_pad", "NOTSET")
+    if automatic in ("NOTSET", ""):
+        pads = node.attrs.get("pads", [0] * 2 * len(reach))
+        return list(zip(pads[: len(reach)], pads[len(reach) :], strict=True))
+    if automatic == "VALID":
+        return [(0, 0)] * len(reach)
+    found = []
+    for size, width, stride in zip(sizes, reach, strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + width - size, 0)
+        less = total // 2
+        found.append((less, total - less) if automatic == "SAME_UPPER" else (total - less, less))
+    return found
