@@ -1,4 +1,4 @@
-"""How what a layer multiplies by its weights hangs together, over samples: means and covariances.
+"""How what a layer multiplies by its weights hangs together, over samples: means and covariances; and those weights.
 
 For a convolution that is what a window sees of the input, padding included; so many windows of each sample are drawn,
 by a fixed seed, that all samples together give `DRAWN`.
@@ -7,7 +7,7 @@ by a fixed seed, that all samples together give `DRAWN`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,22 +48,28 @@ class Covariances:
         return bool(np.isfinite(self.moments).all() and np.isfinite(self.mixed).all())
 
 
-def covariances(
-    rows: Callable[[Array, np.random.Generator, int], Array], ones: Sequence[Array], others: Sequence[Array]
-) -> Covariances:
-    """How what a layer multiplies of two inputs hangs together.
+def drawn(rows: Callable[[Array, np.random.Generator, int], Array], values: Sequence[Array]) -> Iterator[Array]:
+    """What a layer multiplies of an input in each sample, by groups, vectors and inputs.
 
     Args:
         rows: What it multiplies of an input, at most so many vectors, as `rows_of` gives them.
-        ones: Where y comes from, for each sample.
-        others: Where x comes from, for each sample.
+        values: The input in each sample.
     """
-    most = -(-DRAWN // len(ones))
+    most = -(-DRAWN // len(values))
+    return (rows(value, np.random.default_rng(number), most) for number, value in enumerate(values))
+
+
+def covariances(ones: Iterable[Array], others: Iterable[Array]) -> Covariances:
+    """How what a layer multiplies of two inputs hangs together.
+
+    Args:
+        ones: y of each sample, as `drawn` gives it.
+        others: x of each sample, of the same vectors.
+    """
     mean = other_mean = moments = mixed = np.zeros((), np.float32)
     count = 0
     with np.errstate(over="ignore", invalid="ignore"):
-        for number, pair in enumerate(zip(ones, others, strict=True)):
-            y, x = (rows(each, np.random.default_rng(number), most) for each in pair)
+        for y, x in zip(ones, others, strict=True):
             mean, other_mean = mean + y.sum(axis=1), other_mean + x.sum(axis=1)
             moments, mixed = moments + y.swapaxes(1, 2) @ y, mixed + y.swapaxes(1, 2) @ x
             count += y.shape[1]
@@ -84,6 +90,22 @@ def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> 
     places = windows.shape[: x.ndim - 1]
     drawn = windows[np.unravel_index(_draw(random, math.prod(places), most), places)]
     return drawn.reshape(len(drawn), int(node.attrs.get("group", 1)), -1).swapaxes(0, 1)
+
+
+def by_inputs(node: gs.Node, weights: Array) -> Array:
+    """Weights of a layer, or what there is for each of them, by groups, the inputs of a group, and its outputs."""
+    if node.op == "Conv":
+        groups = int(node.attrs.get("group", 1))
+        return weights.reshape(groups, weights.shape[0] // groups, -1).swapaxes(1, 2)
+    return (weights.T if int(node.attrs.get("transB", 0)) else weights)[None]
+
+
+def as_stored(node: gs.Node, values: Array, shape: tuple[int, ...]) -> Array:
+    """What `by_inputs` made of an array of this shape, in that shape again."""
+    if node.op == "Conv":
+        return values.swapaxes(1, 2).reshape(shape)
+    stored: Array = values[0].T if int(node.attrs.get("transB", 0)) else values[0]
+    return stored
 
 
 def _draw(random: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:

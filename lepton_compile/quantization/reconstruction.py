@@ -13,6 +13,7 @@ are graphs of their own, which read what the samples that take them give them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,16 +22,24 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from lepton_compile.evaluation.covariances import LARGEST_INNER, Covariances, covariances, rows_of
+from lepton_compile.evaluation.covariances import (
+    LARGEST_INNER,
+    Covariances,
+    as_stored,
+    by_inputs,
+    covariances,
+    drawn,
+    rows_of,
+)
 from lepton_compile.evaluation.stages import in_stages, most_held, part_of
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, walk
 from lepton_compile.quantization.layers import Layer, find_layers
-from lepton_compile.quantization.rounding import as_stored, by_inputs, rounded_together, told
+from lepton_compile.quantization.rounding import rounded_together, told
 from lepton_compile.quantization.weight_only import as_integers
 from lepton_compile.quantization.weights import largest
-from lepton_compile.rewriting.biases import RECURRENT, add_to_outputs, addend, correctable
+from lepton_compile.rewriting.biases import RECURRENT, add_more, add_to_outputs, correctable
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, operand, static_shape
 
 Array = npt.NDArray[Any]
@@ -117,7 +126,7 @@ def _reconstruct(
             if node.name in found.corrections and made.offsets is not None:
                 added = product.offsets(exact[node.name], made.offsets)
                 found.corrections[node.name] += added
-                _add_to_known(*addend(node), added, fresh_name)
+                add_more(node, added, fresh_name)
     for node in exact.values():
         for name in _BRANCHES if is_operator(node, "If") else ():
             if any(inner.name in bits for inner in walk(node.attrs[name])):
@@ -125,12 +134,6 @@ def _reconstruct(
                 body, twin, taken = _in_branch(graph, approximate, owners, name, samples)
                 if taken[0]:
                     _reconstruct(body, twin, bits, taken, fresh_name, found)
-
-
-def _add_to_known(node: gs.Node, place: int, offsets: Array, fresh_name: Callable[[str], str]) -> None:
-    known = node.inputs[place]
-    shaped = offsets.reshape(known.shape) if known.values.size == offsets.size else offsets
-    node.inputs[place] = gs.Constant(fresh_name(known.name), known.values + shaped)
 
 
 def _in_branch(
@@ -213,7 +216,7 @@ class _Product:
         weights = constant(node.inputs[self.place])
         assert weights is not None
         made, most = as_integers(node, weights, bits), largest(bits)
-        known = covariances(lambda x, random, count: self._rows(node, x, random, count), changed, original)
+        known = covariances(*(drawn(functools.partial(self._rows, node), each) for each in (changed, original)))
         exact, steps, nearest = (
             self._by_inputs(node, each) for each in (weights, made.steps, made.values.astype(np.int16))
         )
@@ -246,13 +249,13 @@ class _Product:
     def _by_inputs(self, node: gs.Node, weights: Array) -> Array:
         """By groups, inputs and outputs."""
         if self.layer is not None:
-            return by_inputs(node, self.layer, weights)
+            return by_inputs(node, weights)
         turned = weights.swapaxes(1, 2)
         return turned if self.place == 2 else np.concatenate(turned, axis=1)[None]
 
     def _as_stored(self, node: gs.Node, values: Array, shape: tuple[int, ...]) -> Array:
         if self.layer is not None:
-            return as_stored(node, self.layer, values, shape)
+            return as_stored(node, values, shape)
         by_direction = values if self.place == 2 else np.stack(np.split(values[0], shape[0], axis=1))
         return by_direction.swapaxes(1, 2)
 
@@ -269,7 +272,7 @@ def _products(graph: Graph) -> Iterator[_Product]:
         of_node = [_Product(node.name, layer.input, 1, 1, layer)] if layer is not None else []
         for product in _of_steps(node) if is_operator(node, *RECURRENT) else of_node:
             weights = node.inputs[product.place]
-            inner = by_inputs(node, layer, weights.values).shape[1] if layer is not None else weights.shape[2]
+            inner = by_inputs(node, weights.values).shape[1] if layer is not None else weights.shape[2]
             if inner <= LARGEST_INNER and len(weights.outputs) == 1:
                 yield product
 

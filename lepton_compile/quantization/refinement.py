@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compile.evaluation.covariances import as_stored, by_inputs
 from lepton_compile.model import Graph
 from lepton_compile.quantization.moments import Reading, second_moments
 from lepton_compile.quantization.observers import LEVELS
-from lepton_compile.quantization.rounding import as_stored, by_inputs, rounded_together, told
+from lepton_compile.quantization.rounding import rounded_together, told
 from lepton_compile.quantization.trials import Trial
 from lepton_compile.quantization.weights import largest, rounded, spread, weight_scales
 from lepton_compile.rewriting.patterns import constant
@@ -40,9 +41,9 @@ def rounded_trials(graph: Graph, trials: Sequence[Trial], samples: Sequence[Mapp
         scales = weight_scales(weights, layer.output_axis)
         nearest = rounded(weights, scales, layer.output_axis)
         steps = np.broadcast_to(spread(scales, layer.output_axis, weights.ndim), weights.shape)
-        exact, worth, near = (by_inputs(node, layer, each) for each in (weights, steps, nearest))
+        exact, worth, near = (by_inputs(node, each) for each in (weights, steps, nearest))
         together = rounded_together(exact, worth, near, largest(8), moments)
-        integers = as_stored(node, layer, together, weights.shape)
+        integers = as_stored(node, together, weights.shape)
         if (integers != nearest).any():
             found.append(replace(trial, rounding=told(integers, nearest)))
     return found

@@ -22,9 +22,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_graphsurgeon as gs
-
-from lepton_compile.quantization.layers import Layer
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +37,7 @@ def rounded_together(
     """Integers that cost no output more than the nearest ones do.
 
     Args:
-        weights: By groups, inputs and outputs, as `by_inputs` gives them.
+        weights: By groups, inputs and outputs, as `evaluation.covariances.by_inputs` gives them.
         steps: What an integer is worth for each of them.
         nearest: The integers nearest to them.
         largest: The largest integer, in magnitude.
@@ -69,22 +66,6 @@ def rounded_together(
 def costs(differences: Array, moments: Array) -> Array:
     """What differences of weights cost each output, in mean square; by groups and outputs."""
     return np.asarray((differences * (moments @ differences)).sum(axis=1))
-
-
-def by_inputs(node: gs.Node, layer: Layer, weights: Array) -> Array:
-    """Weights of a layer, or what there is for each of them, by groups, the inputs of a group, and its outputs."""
-    if node.op == "Conv":
-        groups = int(node.attrs.get("group", 1))
-        return weights.reshape(groups, weights.shape[0] // groups, -1).swapaxes(1, 2)
-    return (weights if layer.output_axis == 1 else weights.T)[None]
-
-
-def as_stored(node: gs.Node, layer: Layer, values: Array, shape: tuple[int, ...]) -> Array:
-    """What `by_inputs` made of an array of this shape, in that shape again."""
-    if node.op == "Conv":
-        return values.swapaxes(1, 2).reshape(shape)
-    stored: Array = values[0] if layer.output_axis == 1 else values[0].T
-    return stored
 
 
 def told(integers: Array, nearest: Array) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,20 @@ def add_to_outputs(graph: Graph, offsets: Mapping[str, Iterable[float]]) -> None
             _add(node, np.array(offsets[node.name], np.float32), uses)
 
 
-def addend(node: gs.Node) -> tuple[gs.Node, int]:
-    """The input of a node that is what is added to the outputs of this node, after `add_to_outputs`."""
-    if _bias(node) is not None:
-        return node, _bias_place(node)
-    (behind,) = node.outputs[0].outputs
-    return behind, 1
+def add_more(node: gs.Node, offsets: Array, fresh_name: Callable[[str], str]) -> None:
+    """Add to what `add_to_outputs` adds to the outputs of a node already.
+
+    Args:
+        node: The node.
+        offsets: As many numbers as `correctable` says.
+        fresh_name: What gives names that nothing in the graph has.
+    """
+    owner, place = node, _bias_place(node)
+    if _bias(node) is None:
+        (owner,), place = node.outputs[0].outputs, 1
+    known = owner.inputs[place]
+    shaped = offsets.reshape(known.shape) if known.values.size == offsets.size else offsets
+    owner.inputs[place] = gs.Constant(fresh_name(known.name), known.values + shaped)
 
 
 def _bias_place(node: gs.Node) -> int:

@@ -15,14 +15,15 @@ from lowering.conftest import Model, onnxruntimes
 
 import lepton_compile as lc
 from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.covariances import LARGEST_INNER, as_stored, by_inputs
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
 from lepton_compile.quantization.calibration import calibrate
 from lepton_compile.quantization.layers import find_groups, find_layers
-from lepton_compile.quantization.moments import LARGEST_INNER, Reading, second_moments
+from lepton_compile.quantization.moments import Reading, second_moments
 from lepton_compile.quantization.recipe import INT8, Recipe, follow
-from lepton_compile.quantization.rounding import as_stored, by_inputs, costs, followed, rounded_together, told
+from lepton_compile.quantization.rounding import costs, followed, rounded_together, told
 from lepton_compile.target import resolve_target
 
 Feed = Mapping[str, np.ndarray]
@@ -138,9 +139,9 @@ def assert_moments(model: Model, weights: np.ndarray, wanted: np.ndarray) -> Non
     graph = import_model(model.proto())
     ((layer, moments),) = second_moments(graph, [Reading(find_layers(graph)[0][0], lambda x: x)], [model.inputs])
     (node,) = (node for node in graph.gs.nodes if node.name == layer.node)
-    by_outputs = by_inputs(node, layer, weights)
+    by_outputs = by_inputs(node, weights)
     np.testing.assert_allclose(costs(by_outputs, moments).ravel(), (wanted**2).mean(axis=0), rtol=1e-3, atol=1e-5)
-    assert (as_stored(node, layer, by_outputs, weights.shape) == weights).all()
+    assert (as_stored(node, by_outputs, weights.shape) == weights).all()
 
 
 def mixing(inner: int = 96) -> Model:

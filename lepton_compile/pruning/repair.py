@@ -1,0 +1,122 @@
+"""Weights that make up for removed channels, layer by layer in the order of the graph, without labels or gradients.
+
+A layer that read x reads y, what is left of x and what the layers before made of it. The weights whose products are
+nearest to the original's, and which stay near those that are left of the original's, V, where samples say little,
+
+    E|y W' + b - x W|^2 + d |W' - V|^2 is least where (C[y'y] + d) W' = C[y'x] W + d V,   b = E[x] W - E[y] W',
+
+with C covariances: least squares in closed form (He et al., "Channel pruning for accelerating very deep neural
+networks", 2017, arXiv:1707.06168, reconstruct layers so).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from lepton_compile.evaluation.covariances import LARGEST_INNER, as_stored, by_inputs, covariances, drawn, rows_of
+from lepton_compile.evaluation.stages import in_stages, most_held
+from lepton_compile.model import Graph
+from lepton_compile.pruning.groups import Structure
+from lepton_compile.rewriting.biases import add_more, add_to_outputs, correctable
+from lepton_compile.rewriting.patterns import Uses, constant, is_operator
+
+Array = npt.NDArray[Any]
+Samples = Sequence[Mapping[str, Array]]
+
+# d, as a share of the mean variance of what a layer reads.
+_DAMPING = 0.01
+# What is held of all samples at a time, of the original's tensors and of the others each.
+_HELD_BYTES = 64 << 20
+
+
+def repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Graph:
+    """Let the layers of a pruned graph answer as the original's do.
+
+    Args:
+        graph: The original.
+        pruned: What is left of it; changed in place.
+        structure: What `find_groups` says of the original.
+        channels: What is removed.
+        samples: Inputs, at least one; of many, as many as memory is allowed for.
+    """
+    exact = {node.name: node for node in graph.gs.nodes}
+    layers = [node for node in pruned.gs.nodes if node.name in exact and _can_be_fitted(exact[node.name])]
+    counts = correctable(pruned, [node.name for node in layers])
+    add_to_outputs(pruned, {name: [0.0] * count for name, count in counts.items()})
+    names = list(dict.fromkeys(node.inputs[0].name for node in layers))
+    most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
+    stages = (in_stages(each, names, samples[:most]) for each in (graph, pruned))
+    fresh_name = Uses(pruned).fresh_name
+    for name, original, changed in zip(names, *stages, strict=True):
+        if all(np.array_equal(one, other) for one, other in zip(original, changed, strict=True)):
+            continue
+        for node in layers:
+            if node.inputs[0].name == name:
+                kept = _Kept.of(exact[node.name], structure, channels)
+                _fit(node, exact[node.name], kept, changed, original, fresh_name)
+    return pruned
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What is left of a layer: its groups, and the outputs of each; as `by_inputs` orders them."""
+
+    groups: npt.NDArray[np.bool_]
+    outputs: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, node: gs.Node, structure: Structure, channels: Set[int]) -> _Kept:
+        axis = 0 if node.op == "Conv" or int(node.attrs.get("transB", 0)) else 1
+        labels = structure.axes[node.inputs[1].name][axis]
+        kept = np.isin(labels, sorted(channels), invert=True)
+        by_group = kept.reshape(int(node.attrs.get("group", 1)), -1)
+        groups = np.asarray(by_group.any(axis=1))
+        return cls(groups, np.asarray(by_group[groups].all(axis=0)))
+
+
+def _can_be_fitted(node: gs.Node) -> bool:
+    """Whether it is a layer of known weights of its own and few enough inputs."""
+    weights = constant(node.inputs[1]) if is_operator(node, "Conv", "Gemm", "MatMul") else None
+    if weights is None or constant(node.inputs[0]) is not None or len(node.inputs[1].outputs) > 1:
+        return False
+    if node.op == "Gemm" and (int(node.attrs.get("transA", 0)) or float(node.attrs.get("alpha", 1)) != 1):
+        return False
+    if node.op == "MatMul" and weights.ndim != 2:
+        return False
+    return int(by_inputs(node, weights).shape[1]) <= LARGEST_INNER
+
+
+def _fit(
+    node: gs.Node,
+    exact: gs.Node,
+    kept: _Kept,
+    changed: Sequence[Array],
+    original: Sequence[Array],
+    fresh_name: Callable[[str], str],
+) -> None:
+    """Give a layer the weights and the bias that bring it nearest to the original's outputs."""
+
+    def rows(x: Array, random: np.random.Generator, most: int) -> Array:
+        return rows_of(exact, x, random, most)[kept.groups]
+
+    known = covariances(drawn(functools.partial(rows_of, node), changed), drawn(rows, original))
+    if not known.finite:
+        return
+    wanted = by_inputs(exact, exact.inputs[1].values)[kept.groups][:, :, kept.outputs]
+    left = by_inputs(node, node.inputs[1].values)
+    damping = _DAMPING * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    damping = np.where(damping > 0, damping, 1.0)
+    fitted = np.linalg.solve(
+        known.moments + damping * np.eye(left.shape[1]), known.mixed.astype(np.float64) @ wanted + damping * left
+    ).astype(np.float32)
+    offsets = (known.other_mean[:, None] @ wanted - known.mean[:, None] @ fitted).reshape(-1)
+    stored = np.ascontiguousarray(as_stored(node, fitted, node.inputs[1].shape))
+    node.inputs[1] = gs.Constant(fresh_name(node.inputs[1].name), stored)
+    add_more(node, offsets, fresh_name)
