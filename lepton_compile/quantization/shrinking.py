@@ -3,7 +3,7 @@
 What a layer gives up is its weights' precision alone: it goes on computing in float32, or in int8 where that is chosen
 for it besides. No layer takes 8 bits where 16 in all of them are few enough, nor 4 where 8 are. Layers go in the order
 of how many bytes that saves for what it costs of the metric, or for the square of that where the metric does not bear
-the other order.
+the other order; what turns out not to be needed in the end goes back.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def shrink(
             prices[key] = prices.get(key) or max(cost(*key), 1e-12)
         for exponent in _ADDING_UP:
             order = _by_value(steps, {step: price**exponent for step, price in prices.items()})
-            chosen = _shortest(order, least, budget, size)
+            chosen = _needed(_shortest(order, least, budget, size), prices, budget, size)
             if excess(chosen) <= 0:
                 return Shrunk(chosen)
     if fitting:
@@ -103,7 +103,25 @@ def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) ->
     return [step for _, _, step in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Assignment:
+def _needed(
+    steps: Sequence[Step],
+    prices: Mapping[tuple[str, str], float],
+    budget: int,
+    size: Callable[[Assignment], int],
+) -> Assignment:
+    """What is left of steps that fit when those that fit without go back, the one that costs most first."""
+    left: float = budget - size(taken_by(steps))
+    kept = list(steps)
+    for step in sorted(steps, key=lambda step: -prices[step.layer, step.precision]):
+        last = next(each for each in reversed(kept) if each.layer == step.layer)
+        if step is last and step.value <= left:
+            kept.remove(step)
+            left -= step.value
+    taken = taken_by(kept)
+    return taken if size(taken) <= budget else taken_by(steps)
+
+
+def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Sequence[Step]:
     """As few steps as it takes to fit; `least` is what all of them leave.
 
     What fewer leave follows from what the others save, but for what kernels take besides, of which measuring tells.
@@ -122,4 +140,4 @@ def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[As
             fits = count
         else:
             too_few = count
-    return taken_by(steps[:fits])
+    return steps[:fits]

@@ -79,6 +79,22 @@ def test_what_costs_least_goes_first() -> None:
     assert found.assignment == dict.fromkeys(names, "int16 weights") | {names[1]: "int8 weights"}
 
 
+def test_what_is_not_needed_goes_back() -> None:
+    """A layer that is worth its bytes alone is not, beside one that has to go anyway."""
+    graph, (large, small, other) = products((64, 64, 16))
+    numbers = {node.name: node.inputs[1].values.size for node in graph.gs.nodes if node.op == "MatMul"}
+    assert numbers[large] > numbers[small] == numbers[other]
+
+    def size(choice) -> int:
+        return sum(count * BITS.get(choice.get(name, ""), 32) // 8 for name, count in numbers.items())
+
+    sixteen = dict.fromkeys(numbers, "int16 weights")
+    budget = size(sixteen | {large: "int8 weights"})
+    costs = {large: 9.0, small: 1.0, other: 1.0}
+    found = shrink(graph, budget, size, lambda c: 0.0, lambda layer, bits: costs[layer] if "8" in bits else 1e-6)
+    assert found.assignment == sixteen | {large: "int8 weights"}
+
+
 def test_costs_that_add_up_as_squares() -> None:
     """One layer of twice the bytes for one and a half of the cost, or two others: the metric takes the others alone."""
     model = Model()
