@@ -20,7 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from lepton_compile.evaluation.covariances import LARGEST_INNER, as_stored, by_inputs, covariances, drawn, rows_of
+from lepton_compile.evaluation.covariances import (
+    LARGEST_INNER,
+    Covariances,
+    as_stored,
+    by_inputs,
+    covariances,
+    drawn,
+    rows_of,
+)
 from lepton_compile.evaluation.stages import in_stages, most_held
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
@@ -30,8 +38,9 @@ from lepton_compile.rewriting.patterns import Uses, constant, is_operator
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
-# d, as a share of the mean variance of what a layer reads.
-_DAMPING = 0.01
+# d, as shares of the mean variance of what a layer reads. The one is taken with which what is fitted to every other
+# sample is best on those between.
+_DAMPINGS = 0.001, 0.01, 0.1, 1.0
 # What is held of all samples at a time, of the original's tensors and of the others each.
 _HELD_BYTES = 64 << 20
 
@@ -106,17 +115,33 @@ def _fit(
     def rows(x: Array, random: np.random.Generator, most: int) -> Array:
         return rows_of(exact, x, random, most)[kept.groups]
 
-    known = covariances(drawn(functools.partial(rows_of, node), changed), drawn(rows, original))
+    def between(part: slice) -> Covariances:
+        return covariances(drawn(functools.partial(rows_of, node), changed[part]), drawn(rows, original[part]))
+
+    known = between(slice(None))
     if not known.finite:
         return
     wanted = by_inputs(exact, exact.inputs[1].values)[kept.groups][:, :, kept.outputs]
     left = by_inputs(node, node.inputs[1].values)
-    damping = _DAMPING * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    damping = np.where(damping > 0, damping, 1.0)
-    fitted = np.linalg.solve(
-        known.moments + damping * np.eye(left.shape[1]), known.mixed.astype(np.float64) @ wanted + damping * left
-    ).astype(np.float32)
+    damping = _DAMPINGS[-1]
+    if len(changed) > 1:
+        fitting, judging = between(slice(0, None, 2)), between(slice(1, None, 2))
+        damping = min(_DAMPINGS, key=lambda each: _lost(judging, _least_squares(fitting, wanted, left, each), wanted))
+    fitted = _least_squares(known, wanted, left, damping)
     offsets = (known.other_mean[:, None] @ wanted - known.mean[:, None] @ fitted).reshape(-1)
     stored = np.ascontiguousarray(as_stored(node, fitted, node.inputs[1].shape))
     node.inputs[1] = gs.Constant(fresh_name(node.inputs[1].name), stored)
     add_more(node, offsets, fresh_name)
+
+
+def _least_squares(known: Covariances, wanted: Array, left: Array, share: float) -> npt.NDArray[np.float32]:
+    """W' of each group, d being this share of the mean variance."""
+    damping = share * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    damping = np.where(damping > 0, damping, 1.0)
+    damped = known.moments + damping * np.eye(left.shape[1])
+    return np.linalg.solve(damped, known.mixed.astype(np.float64) @ wanted + damping * left).astype(np.float32)
+
+
+def _lost(known: Covariances, fitted: Array, wanted: Array) -> float:
+    """The variance of y W' - x W, but for what does not depend on W'."""
+    return float((fitted * (known.moments @ fitted - 2 * (known.mixed @ wanted))).sum())

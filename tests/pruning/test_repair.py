@@ -1,0 +1,108 @@
+"""Which channels go, and how what is left makes up for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lowering.conftest import Model
+
+from lepton_compile.model import Graph, import_model
+from lepton_compile.pruning.groups import find_groups
+from lepton_compile.pruning.importance import Importance, orders
+from lepton_compile.pruning.removal import remove
+from lepton_compile.pruning.repair import repair
+
+Feed = dict[str, np.ndarray]
+
+
+def correlated(layers: int = 3, width: int = 16) -> Graph:
+    """Convolutions whose channels depend on each other, with a depthwise one and a product behind."""
+    random = np.random.default_rng(0)
+    model = Model()
+    x = model.input(1, 4, 8, 8)
+    before = 4
+    for _ in range(layers):
+        weights = random.standard_normal((width, before, 3, 3)) / np.sqrt(4 * before)
+        x = model.node("Relu", model.node("Conv", x, model.constant(weights), model.weight(width), pads=[1] * 4))
+        before = width
+    x = model.node("Conv", x, model.weight(width, 1, 3, 3), pads=[1] * 4, group=width)
+    mixed = model.node("Transpose", model.node("Relu", x), perm=[0, 2, 3, 1])
+    x = model.node("Relu", model.node("MatMul", mixed, model.weight(width, 12)))
+    model.output(model.node("Gemm", model.node("Flatten", x), model.weight(768, 5), model.weight(5)))
+    return import_model(model.proto())
+
+
+def samples(graph: Graph, count: int) -> list[Feed]:
+    random = np.random.default_rng(1)
+    (x,) = graph.gs.inputs
+    smooth = random.standard_normal((count, *x.shape[:2], 2, 2)).repeat(4, axis=-1).repeat(4, axis=-2)
+    return [{x.name: (each + 0.1 * random.standard_normal(x.shape)).astype(np.float32)} for each in smooth]
+
+
+def error(graph: Graph, original: Graph, given: list[Feed]) -> float:
+    (name,) = (tensor.name for tensor in original.gs.outputs)
+    pairs = [(graph.run(each)[name], original.run(each)[name]) for each in given]
+    return float(np.sqrt(sum(((a - b) ** 2).sum() for a, b in pairs) / sum((b**2).sum() for _, b in pairs)))
+
+
+def least(graph: Graph, by: Importance, given: list[Feed], share: float) -> set[int]:
+    """The channels of each group that matter least."""
+    every = orders(graph, find_groups(graph), by, given)
+    return {channel for order in every for channel in order.channels[: int(share * len(order.channels))]}
+
+
+def test_what_is_left_makes_up_for_what_is_removed() -> None:
+    graph = correlated()
+    given = samples(graph, 220)
+    fitting, others = given[:200], given[200:]
+    structure = find_groups(graph)
+    channels = least(graph, Importance.ACTIVATION, fitting, 0.25)
+    pruned = remove(graph.copy(), structure, channels)
+    repaired = repair(graph, pruned.copy(), structure, channels, fitting)
+    repaired.check()
+    assert error(repaired, graph, others) < 0.65 * error(pruned, graph, others)
+
+
+def test_channels_that_others_tell_cost_nothing() -> None:
+    """A channel that is twice another one: what reads both can read the other alone."""
+    random = np.random.default_rng(0)
+    model = Model()
+    weights = random.standard_normal((8, 4, 3, 3))
+    weights[5] = 2 * weights[2]
+    x = model.node("Relu", model.node("Conv", model.input(1, 4, 8, 8), model.constant(weights)))
+    model.output(model.node("Conv", x, model.weight(6, 8, 3, 3), model.weight(6)))
+    graph = import_model(model.proto())
+    given = samples(graph, 20)
+    structure = find_groups(graph)
+    (group,) = structure.prunable
+    (order,) = orders(graph, structure, Importance.RECONSTRUCTION, given)
+    first, *others = order.channels
+    # Once one of them is gone, the other matters.
+    assert group.channels.index(first) in (2, 5) and order.costs[0] < 0.1 * order.costs[1]
+    assert group.channels.index(others[0]) not in (2, 5)
+    pruned = remove(graph.copy(), structure, {first})
+    assert error(pruned, graph, given) > 0.1
+    assert error(repair(graph, pruned, structure, {first}, given[:15]), graph, given[15:]) < 0.01
+
+
+@pytest.mark.parametrize("by", list(Importance), ids=lambda by: by.value)
+def test_what_matters_least_goes_first(by: Importance) -> None:
+    """Of channels that are next to zero nothing is missed."""
+    random = np.random.default_rng(0)
+    model = Model()
+    weights = random.standard_normal((10, 4, 3, 3))
+    weights[[1, 4, 7]] *= 1e-3
+    x = model.node("Relu", model.node("Conv", model.input(1, 4, 8, 8), model.constant(weights)))
+    model.output(model.node("Conv", x, model.weight(6, 10, 3, 3)))
+    graph = import_model(model.proto())
+    given = samples(graph, 8)
+    (group,) = find_groups(graph).prunable
+    channels = least(graph, by, given, 0.3)
+    assert sorted(map(group.channels.index, channels)) == [1, 4, 7]
+
+
+def test_a_repair_of_nothing_changes_nothing() -> None:
+    graph = correlated()
+    structure = find_groups(graph)
+    repaired = repair(graph, remove(graph.copy(), structure, set()), structure, set(), samples(graph, 3))
+    assert error(repaired, graph, samples(graph, 5)) < 1e-6
