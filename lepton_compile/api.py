@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,10 +68,10 @@ def compile(
         passes: The passes that may take part; None: all.
         plan: Replay what an earlier compilation decided, for the same model; calibration data is not read then.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
-        budget: What the library may cost, instead of the target's budget: its size, and the memory of a run. Kernels
-            that buy speed with larger weights are left out where they would exceed it, and weights that the model has
-            in integers stay integers. And how much of the metric it
-            may lose, instead of what the target's policy says.
+        budget: What the library may cost, instead of the target's budget: its size, the memory of a run, and the time
+            of a run. Kernels that buy speed with larger weights are left out where they would exceed it, and weights
+            that the model has in integers stay integers. And how much of the metric it may lose, instead of what the
+            target's policy says.
         tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
             the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
@@ -90,7 +91,8 @@ def compile(
         CalibrationError: The calibration data, or the metric, cannot be used.
         TargetError: There is no such target.
         PassError: A pass broke the model.
-        BudgetError: The library, or a run of it, takes more than the budget.
+        BudgetError: The library, or a run of it, takes more than the budget; a run's time as it is measured on this
+            machine, or predicted for another.
         BuildError: A kernel or the library could not be built; names the ONNX nodes.
     """
     report = progress or (lambda stage, done, total: None)
@@ -138,6 +140,8 @@ def compile(
     )
     if known is None:
         decided.keep(plan, workbench.times)
+    if target.budget.latency_s is not None:
+        _require_fast(math.fsum(workbench.seconds(graph).values()), target.budget.latency_s, plan)
     report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 
@@ -166,6 +170,13 @@ def compile(
     except BudgetError as error:
         raise BudgetError("; ".join(filter(None, (str(error), plan.why_not("quantization"))))) from error
     return CompiledModel(library.folder, threads=threads, keep=library)
+
+
+def _require_fast(seconds: float, budget: float, plan: Plan) -> None:
+    """Refuse a model that takes longer than its budget."""
+    if seconds > budget:
+        problem = f"a run takes {seconds * 1e3:.3f} ms, and the budget for latency is {budget * 1e3:.3f}"
+        raise BudgetError("; ".join(filter(None, (problem, plan.why_not("channel_pruning")))))
 
 
 def _name(model: Source, graph: Graph) -> str:

@@ -12,7 +12,7 @@ networks", 2017, arXiv:1707.06168, reconstruct layers so).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from lepton_compile.evaluation.covariances import (
 from lepton_compile.evaluation.stages import in_stages, most_held
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
+from lepton_compile.pruning.telling import rounded
 from lepton_compile.rewriting.biases import add_more, add_to_outputs, correctable
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator
 
@@ -45,12 +46,45 @@ _DAMPINGS = 0.001, 0.01, 0.1, 1.0
 _HELD_BYTES = 64 << 20
 
 
-def repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Graph:
-    """Let the layers of a pruned graph answer as the original's do.
+@dataclass(frozen=True)
+class Repair:
+    """What layers of a pruned graph make up with.
+
+    Attributes:
+        weights: Their new weights, by nodes, rounded so that `told` tells them exactly.
+        offsets: What is added to their outputs, as `add_to_outputs` takes it.
+    """
+
+    weights: Mapping[str, Array]
+    offsets: Mapping[str, tuple[float, ...]]
+
+
+NOTHING = Repair({}, {})
+"""Weights that are left as they are."""
+
+
+def apply(repair: Repair, pruned: Graph) -> Graph:
+    """Give the layers of a pruned graph, in place, what they make up with.
+
+    Raises:
+        ValueError: A node is not there, or its weights are of another shape.
+    """
+    nodes = {node.name: node for node in pruned.gs.nodes}
+    fresh_name = Uses(pruned).fresh_name
+    for name, values in repair.weights.items():
+        if name not in nodes or tuple(nodes[name].inputs[1].shape) != values.shape:
+            raise ValueError(f"there is no layer '{name}' with weights of shape {values.shape}")
+        nodes[name].inputs[1] = gs.Constant(fresh_name(nodes[name].inputs[1].name), values)
+    add_to_outputs(pruned, repair.offsets)
+    return pruned
+
+
+def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Repair:
+    """What lets the layers of a pruned graph answer as the original's do.
 
     Args:
         graph: The original.
-        pruned: What is left of it; changed in place.
+        pruned: What is left of it; it is changed.
         structure: What `find_groups` says of the original.
         channels: What is removed.
         samples: Inputs, at least one; of many, as many as memory is allowed for.
@@ -63,14 +97,22 @@ def repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int]
     most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
     stages = (in_stages(each, names, samples[:most]) for each in (graph, pruned))
     fresh_name = Uses(pruned).fresh_name
+    weights: dict[str, Array] = {}
+    offsets: dict[str, tuple[float, ...]] = {}
     for name, original, changed in zip(names, *stages, strict=True):
         if all(np.array_equal(one, other) for one, other in zip(original, changed, strict=True)):
             continue
         for node in layers:
-            if node.inputs[0].name == name:
-                kept = _Kept.of(exact[node.name], structure, channels)
-                _fit(node, exact[node.name], kept, changed, original, fresh_name)
-    return pruned
+            if node.inputs[0].name != name:
+                continue
+            kept = _Kept.of(exact[node.name], structure, channels)
+            fitted = _fitted(node, exact[node.name], kept, changed, original)
+            if fitted is not None:
+                weights[node.name], added = fitted
+                offsets[node.name] = tuple(map(float, added))
+                node.inputs[1] = gs.Constant(fresh_name(node.inputs[1].name), weights[node.name])
+                add_more(node, added, fresh_name)
+    return Repair(weights, offsets)
 
 
 @dataclass(frozen=True)
@@ -102,15 +144,10 @@ def _can_be_fitted(node: gs.Node) -> bool:
     return int(by_inputs(node, weights).shape[1]) <= LARGEST_INNER
 
 
-def _fit(
-    node: gs.Node,
-    exact: gs.Node,
-    kept: _Kept,
-    changed: Sequence[Array],
-    original: Sequence[Array],
-    fresh_name: Callable[[str], str],
-) -> None:
-    """Give a layer the weights and the bias that bring it nearest to the original's outputs."""
+def _fitted(
+    node: gs.Node, exact: gs.Node, kept: _Kept, changed: Sequence[Array], original: Sequence[Array]
+) -> tuple[Array, Array] | None:
+    """The weights that bring a layer nearest to the original's outputs, and what is added; None if nothing is known."""
 
     def rows(x: Array, random: np.random.Generator, most: int) -> Array:
         return rows_of(exact, x, random, most)[kept.groups]
@@ -120,7 +157,7 @@ def _fit(
 
     known = between(slice(None))
     if not known.finite:
-        return
+        return None
     wanted = by_inputs(exact, exact.inputs[1].values)[kept.groups][:, :, kept.outputs]
     left = by_inputs(node, node.inputs[1].values)
     damping = _DAMPINGS[-1]
@@ -128,10 +165,10 @@ def _fit(
         fitting, judging = between(slice(0, None, 2)), between(slice(1, None, 2))
         damping = min(_DAMPINGS, key=lambda each: _lost(judging, _least_squares(fitting, wanted, left, each), wanted))
     fitted = _least_squares(known, wanted, left, damping)
+    stored = rounded(np.ascontiguousarray(as_stored(node, fitted, node.inputs[1].shape)))
+    fitted = by_inputs(node, stored)
     offsets = (known.other_mean[:, None] @ wanted - known.mean[:, None] @ fitted).reshape(-1)
-    stored = np.ascontiguousarray(as_stored(node, fitted, node.inputs[1].shape))
-    node.inputs[1] = gs.Constant(fresh_name(node.inputs[1].name), stored)
-    add_more(node, offsets, fresh_name)
+    return stored, offsets
 
 
 def _least_squares(known: Covariances, wanted: Array, left: Array, share: float) -> npt.NDArray[np.float32]:

@@ -232,15 +232,17 @@ def with_budget(target: Target, budget: Budget | None) -> Target:
     """The target with a budget for this one compilation; what it leaves open, the target's own says.
 
     Raises:
-        BudgetError: It has a latency, which nothing keeps yet.
+        BudgetError: It is none that could be kept.
     """
     if budget is None:
         return target
-    if budget.latency_s is not None:
-        raise BudgetError("a budget for latency is not kept yet; give it a size or memory")
+    if budget.latency_s is not None and not budget.latency_s > 0:
+        raise BudgetError(f"a run takes more than {budget.latency_s} s")
     if budget.max_drop is not None and not budget.max_drop >= 0:
         raise BudgetError(f"a metric may drop by 0 or more, not by {budget.max_drop}")
     given = {name: value for name, value in vars(budget).items() if value is not None and name != "max_drop"}
+    if "latency_s" in given:
+        given["latency_s"] = float(given["latency_s"])  # numpy's numbers do not print as numbers
     drop = target.policy.max_drop if budget.max_drop is None else budget.max_drop
     return replace(target, budget=replace(target.budget, **given), policy=replace(target.policy, max_drop=drop))
 

@@ -10,7 +10,8 @@ from lepton_compile.model import Graph, import_model
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.removal import remove
-from lepton_compile.pruning.repair import repair
+from lepton_compile.pruning.repair import apply, find_repair
+from lepton_compile.pruning.telling import followed, rounded, told
 
 Feed = dict[str, np.ndarray]
 
@@ -58,7 +59,7 @@ def test_what_is_left_makes_up_for_what_is_removed() -> None:
     structure = find_groups(graph)
     channels = least(graph, Importance.ACTIVATION, fitting, 0.25)
     pruned = remove(graph.copy(), structure, channels)
-    repaired = repair(graph, pruned.copy(), structure, channels, fitting)
+    repaired = apply(find_repair(graph, pruned.copy(), structure, channels, fitting), pruned.copy())
     repaired.check()
     assert error(repaired, graph, others) < 0.65 * error(pruned, graph, others)
 
@@ -82,7 +83,8 @@ def test_channels_that_others_tell_cost_nothing() -> None:
     assert group.channels.index(others[0]) not in (2, 5)
     pruned = remove(graph.copy(), structure, {first})
     assert error(pruned, graph, given) > 0.1
-    assert error(repair(graph, pruned, structure, {first}, given[:15]), graph, given[15:]) < 0.01
+    repaired = apply(find_repair(graph, pruned.copy(), structure, {first}, given[:15]), pruned)
+    assert error(repaired, graph, given[15:]) < 0.01
 
 
 @pytest.mark.parametrize("by", list(Importance), ids=lambda by: by.value)
@@ -104,5 +106,23 @@ def test_what_matters_least_goes_first(by: Importance) -> None:
 def test_a_repair_of_nothing_changes_nothing() -> None:
     graph = correlated()
     structure = find_groups(graph)
-    repaired = repair(graph, remove(graph.copy(), structure, set()), structure, set(), samples(graph, 3))
-    assert error(repaired, graph, samples(graph, 5)) < 1e-6
+    found = find_repair(graph, graph.copy(), structure, set(), samples(graph, 3))
+    assert not found.weights and not found.offsets
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3, 3), (5, 7), (2, 1, 3, 3), (1, 1)])
+def test_weights_are_told_exactly(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    weights = (
+        random.standard_normal(shape) * 10.0 ** random.integers(-30, 30, (shape[0], *[1] * (len(shape) - 1)))
+    ).astype(np.float32)
+    weights[0] = 0
+    near = rounded(weights)
+    assert (
+        np.abs(near - weights) <= 2**-15 * np.abs(weights).max(axis=tuple(range(1, len(shape))), keepdims=True)
+    ).all()
+    assert (followed(told(near), shape) == near).all()
+    with pytest.raises(ValueError, match="of other weights"):
+        followed(told(near), (*shape, 2))
+    with pytest.raises(ValueError, match="cannot be read"):
+        followed("no text", shape)

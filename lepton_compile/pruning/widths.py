@@ -1,0 +1,60 @@
+"""How many channels of each group go: those that save most time for what they cost, until a run is fast enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lepton_compile.pruning.groups import Structure
+from lepton_compile.pruning.importance import Order
+from lepton_compile.pruning.latency import Latency
+
+
+def units_of(structure: Structure, lanes: int) -> list[int]:
+    """How many channels of each group go at a time, so that widths are what kernels like.
+
+    Args:
+        structure: What `find_groups` says of a graph.
+        lanes: How many float32 numbers a vector register holds.
+    """
+    found = []
+    for group in structure.prunable:
+        # Of heads, a channel is as wide as a head.
+        name, axis = group.places[0]
+        members = set(group.channels)
+        wide = sum(label in members for label in structure.axes[name][axis].tolist()) // len(group.channels)
+        unit = max(1, lanes // max(1, wide))
+        while unit > 1 and len(group.channels) < 3 * unit:
+            unit //= 2
+        found.append(unit)
+    return found
+
+
+def allocate(orders: Sequence[Order], units: Sequence[int], latency: Latency, budget: float) -> list[int] | None:
+    """How many channels of each group go; None where the run does not become fast enough.
+
+    Args:
+        orders: In which order the channels of each group go, and what they cost.
+        units: How many go at a time.
+        latency: What runs take.
+        budget: Seconds that a run may take.
+    """
+    removed = [0] * len(orders)
+    seconds = latency.seconds(removed)
+    while seconds > budget:
+        best: tuple[float, int, int, float] | None = None
+        for number, (order, unit, gone) in enumerate(zip(orders, units, removed, strict=True)):
+            left = len(order.channels) - gone
+            more = left % unit or unit
+            if left - more < unit:
+                continue
+            saved = latency.saved(removed, number, more)
+            rate = math.fsum(order.costs[gone : gone + more]) / saved if saved > 0 else math.inf
+            if saved > 0 and (best is None or rate < best[0]):
+                best = rate, number, more, saved
+        if best is None:
+            return None
+        _, number, more, saved = best
+        removed[number] += more
+        seconds -= saved
+    return removed

@@ -1,0 +1,83 @@
+"""Channel pruning: channels that matter least go until a run is as fast as the budget asks for.
+
+What goes together is found by following the indices of every axis through the operators
+(`lepton_compile.pruning.groups`); which go first, by what the others cannot make up for
+(`lepton_compile.pruning.importance`); how many of each group, by what that saves on the target for what it costs
+(`lepton_compile.pruning.widths`). The layers that are left are fitted to the original's outputs, in closed form
+(`lepton_compile.pruning.repair`). Samples that are held out judge.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lepton_compile.model import Graph
+from lepton_compile.pruning.groups import find_groups
+from lepton_compile.pruning.planning import TooSlow, plan
+from lepton_compile.pruning.removal import remove
+from lepton_compile.pruning.repair import Repair, apply
+from lepton_compile.pruning.telling import followed, told
+from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
+
+if TYPE_CHECKING:
+    from lepton_compile.target import Target
+
+
+@dataclass(frozen=True)
+class ChannelPruning(Pass):
+    """Remove channels under an accuracy contract.
+
+    Attributes:
+        removed: The indices of axes of tensors that go, with all that has to go with them.
+        weights: New weights of some of the layers, compressed.
+        offsets: What is added to the outputs of some of the layers.
+    """
+
+    name = "channel_pruning"
+    stage = Stage.PRUNE
+    exact = False
+
+    removed: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    weights: tuple[tuple[str, str], ...] = ()
+    offsets: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
+        """Propose the channels that go."""
+        budget = target.budget.latency_s
+        if budget is None:
+            return Decline("there is no budget for latency, which channels would be removed for")
+        if self.removed:
+            return Decline("the channels that go are removed")
+        if context.measure is None:
+            return Decline("nothing says what a run takes")
+        seconds = math.fsum(context.measure(graph).values())
+        if seconds <= budget:
+            return Decline(f"a run takes {seconds * 1e3:.3f} ms as it is, and may take {budget * 1e3:.3f}")
+        if context.contract is None:
+            return Proposal(self, f"a run takes {seconds * 1e3:.3f} ms, and may take {budget * 1e3:.3f}")
+        planned = plan(graph, budget, target.vector_bytes // 4, context.contract, context.measure)
+        if isinstance(planned, TooSlow):
+            return Decline(planned.reason, planned.refusals)
+        if not planned.holds:
+            return Decline(f"the contract would not hold: {planned.reason}", planned.refusals, planned.findings)
+        rewrite = ChannelPruning(
+            planned.removed,
+            tuple((name, told(values)) for name, values in planned.repair.weights.items()),
+            tuple(planned.repair.offsets.items()),
+        )
+        return Proposal(rewrite, planned.reason, planned.refusals, planned.findings)
+
+    def run(self, graph: Graph, context: Context) -> Graph:
+        """Remove them, and let what is left make up for them."""
+        structure = find_groups(graph)
+        channels: set[int] = set()
+        for name, axis, indices in self.removed:
+            channels |= set(structure.axes[name][axis][np.array(indices, np.int64)].tolist())
+        remove(graph, structure, channels)
+        shapes = {node.name: node.inputs[1].shape for node in graph.gs.nodes if len(node.inputs) > 1}
+        weights = {name: followed(text, shapes[name]) for name, text in self.weights}
+        return apply(Repair(weights, dict(self.offsets)), graph)
