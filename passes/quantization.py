@@ -58,7 +58,8 @@ class Quantization(Pass):
         """Propose the layers that pay."""
         if any(is_narrowing(node) or is_restoring(node) for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
-        precisions, size = _useful(target), target.budget.size_bytes
+        precisions, budget = _useful(target), target.budget
+        size = budget.size_bytes
         layers, refusals = find_layers(graph) if INT8 in precisions else ([], [])
         halves = find_products(graph) if BFLOAT16 in precisions else []
         if not precisions and size is None:
@@ -68,7 +69,7 @@ class Quantization(Pass):
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers, halves), tuple(refusals))
-        planned = plan(graph, groups, halves, size, context)
+        planned = plan(graph, groups, halves, budget, context)
         refusals += planned.refusals
         if planned.recipe is None:
             return Decline(planned.reason, tuple(refusals), planned.findings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,9 +67,23 @@ def adapt(
         steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
         return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
     chosen = choose_passes(passes)
+    if measure is not None:
+        context = replace(context, outlook=_outlook(chosen, target, context, measure))
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
     weights = "" if all(step.exact for step in taken) else weights_of(graph)
     return adapted, Plan(taken, declined, structure, weights)
+
+
+def _outlook(
+    passes: Sequence[Pass], target: Target, context: Context, measure: Callable[[Graph], Mapping[str, float]]
+) -> Callable[[Graph, Stage], float]:
+    order = list(Stage)
+
+    def outlook(graph: Graph, stage: Stage) -> float:
+        later = [rewrite for rewrite in passes if order.index(rewrite.stage) > order.index(stage)]
+        return math.fsum(measure(run_passes(graph, later, target, context)[0]).values())
+
+    return outlook
 
 
 def finish(graph: Graph, target: Target, *, passes: Sequence[str | Pass] | None = None) -> Graph:

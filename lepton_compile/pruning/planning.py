@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from lepton_compile.evaluation.contract import Contract
 from lepton_compile.model import Graph
-from lepton_compile.pruning.groups import Structure, find_groups
-from lepton_compile.pruning.importance import Importance, Order, orders
+from lepton_compile.pruning.groups import find_groups
+from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.latency import Latency, Steps, channels_of
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
@@ -52,101 +52,102 @@ class TooSlow:
     refusals: tuple[str, ...] = ()
 
 
-def plan(
-    graph: Graph, budget: float, lanes: int, contract: Contract, measure: Callable[[Graph], Steps]
-) -> Pruned | TooSlow:
-    """Plan the pruning of a graph.
+class Planner:
+    """Prunes one graph for budgets.
 
     Args:
-        graph: The graph, which is slower than the budget.
-        budget: Seconds that a run may take.
+        graph: The graph.
         lanes: How many float32 numbers a vector register holds.
         contract: Its samples tell what channels matter, and it judges.
         measure: Seconds of the steps of a graph.
     """
-    contract.observe(graph, {})
-    samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
-    structure = find_groups(graph)
-    refusals = tuple(f"{group.name}: {group.frozen}" for group in structure.groups if group.frozen)
-    if not structure.prunable:
-        return TooSlow("no channels can be removed", refusals)
-    order = orders(graph, structure, Importance.RECONSTRUCTION, samples)
-    units = units_of(structure, lanes)
-    latency = Latency(graph, structure, order, units, measure)
-    before = math.fsum(measure(graph).values())
-    found = _fast_enough(graph, structure, order, units, latency, budget, measure)
-    if isinstance(found, TooSlow):
-        return TooSlow(found.reason, refusals)
-    counts, after = found
-    channels = channels_of(order, counts)
-    repair = find_repair(graph, remove(graph.copy(), structure, channels), structure, channels, samples)
-    ways = {"repaired": repair, "not repaired": NOTHING}
-    judged = {name: contract.judge(apply(way, remove(graph.copy(), structure, channels))) for name, way in ways.items()}
-    way = max(judged, key=lambda name: judged[name].value)
-    judgement = judged[way]
-    gone = sum(count > 0 for count in counts)
-    reason = (
-        f"{len(channels)} channels of {gone} groups go, so that {before * 1e3:.3f} ms become {after * 1e3:.3f}, of "
-        f"{budget * 1e3:.3f} that it may take; {contract.metric_name} {judgement}"
-    )
-    findings: dict[str, object] = {
-        "seconds": {"before": before, "after": after, "budget": budget},
-        "metric": {
-            "name": contract.metric_name,
-            "original": judgement.original,
-            "pruned": judgement.value,
-            "not repaired": judged["not repaired"].value,
-            "standard error of the difference": judgement.error,
-            "samples held out": judgement.samples,
-            "most it may drop": contract.max_drop,
-        },
-        "groups": [
-            {"group": group.name, "channels": len(group.channels), "left": len(group.channels) - count}
-            for group, count in zip(structure.prunable, counts, strict=True)
-        ],
-    }
-    holds = judgement.drop + judgement.error <= contract.max_drop
-    removed = _removed(structure, order, counts)
-    return Pruned(removed, ways[way], reason, holds, refusals, findings)
 
+    def __init__(self, graph: Graph, lanes: int, contract: Contract, measure: Callable[[Graph], Steps]) -> None:
+        contract.observe(graph, {})
+        self._graph = graph
+        self._contract = contract
+        self._measure = measure
+        self._samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
+        self._structure = find_groups(graph)
+        self._orders = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples)
+        self._units = units_of(self._structure, lanes)
+        self._latency = Latency(graph, self._structure, self._orders, self._units, measure)
+        self._refusals = tuple(f"{group.name}: {group.frozen}" for group in self._structure.groups if group.frozen)
 
-def _fast_enough(
-    graph: Graph,
-    structure: Structure,
-    order: list[Order],
-    units: list[int],
-    latency: Latency,
-    budget: float,
-    measure: Callable[[Graph], Steps],
-) -> tuple[list[int], float] | TooSlow:
-    """How many channels of each group go, and what a run takes then."""
-    aim, fastest = _MARGIN * budget, math.inf
-    for _ in range(_ATTEMPTS):
-        counts = allocate(order, units, latency, aim)
-        if counts is None:
-            break
-        seconds = math.fsum(measure(remove(graph.copy(), structure, channels_of(order, counts))).values())
-        if seconds <= budget:
-            return counts, seconds
-        fastest = min(fastest, seconds)
-        aim *= _MARGIN * budget / seconds
-    if counts is None:
-        least = [max(0, len(each.channels) - unit) for each, unit in zip(order, units, strict=True)]
-        pruned = remove(graph.copy(), structure, channels_of(order, least))
-        fastest = min(fastest, math.fsum(measure(pruned).values()))
-    return TooSlow(
-        f"with as few channels as were tried a run takes {fastest * 1e3:.3f} ms, and it may take {budget * 1e3:.3f}"
-    )
+    def within(self, budget: float) -> Pruned | TooSlow:
+        """Remove channels until a run takes no longer than this.
 
+        Args:
+            budget: Seconds.
+        """
+        if not self._structure.prunable:
+            return TooSlow("no channels can be removed", self._refusals)
+        found = self._fast_enough(budget)
+        if isinstance(found, TooSlow):
+            return found
+        counts, after = found
+        channels = channels_of(self._orders, counts)
+        repair = find_repair(self._graph, self._without(channels), self._structure, channels, self._samples)
+        repaired, plain = (self._contract.judge(apply(each, self._without(channels))) for each in (repair, NOTHING))
+        if plain.value > repaired.value:
+            repair = NOTHING
+        judgement = max(repaired, plain, key=lambda each: each.value)
+        before = math.fsum(self._measure(self._graph).values())
+        gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
+        faster = f"so that {before * 1e3:.3f} ms become {after * 1e3:.3f}"
+        reason = f"{gone}, {faster}; {self._contract.metric_name} {judgement}"
+        findings: dict[str, object] = {
+            "seconds": {"before": before, "after": after},
+            "metric": {
+                "name": self._contract.metric_name,
+                "original": judgement.original,
+                "pruned": judgement.value,
+                "pruned and not repaired": plain.value,
+                "standard error of the difference": judgement.error,
+                "samples held out": judgement.samples,
+                "most it may drop": self._contract.max_drop,
+            },
+            "groups": [
+                {"group": group.name, "channels": len(group.channels), "left": len(group.channels) - count}
+                for group, count in zip(self._structure.prunable, counts, strict=True)
+            ],
+        }
+        holds = judgement.drop + judgement.error <= self._contract.max_drop
+        return Pruned(self._removed(counts), repair, reason, holds, self._refusals, findings)
 
-def _removed(
-    structure: Structure, order: list[Order], counts: list[int]
-) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
-    found = []
-    for group, each, count in zip(structure.prunable, order, counts, strict=True):
-        if count:
-            name, axis = group.places[0]
-            gone = set(each.channels[:count])
-            labels = structure.axes[name][axis].tolist()
-            found.append((name, axis, tuple(index for index, label in enumerate(labels) if label in gone)))
-    return tuple(found)
+    def _without(self, channels: Set[int]) -> Graph:
+        return remove(self._graph.copy(), self._structure, channels)
+
+    def _seconds(self, counts: Sequence[int]) -> float:
+        return math.fsum(self._measure(self._without(channels_of(self._orders, counts))).values())
+
+    def _fast_enough(self, budget: float) -> tuple[list[int], float] | TooSlow:
+        """How many channels of each group go, and what a run takes then."""
+        aim, fastest = _MARGIN * budget, math.inf
+        for _ in range(_ATTEMPTS):
+            counts = allocate(self._orders, self._units, self._latency, aim)
+            if counts is None:
+                pairs = zip(self._orders, self._units, strict=True)
+                counts = [max(0, len(order.channels) - unit) for order, unit in pairs]
+                aim = 0.0
+            seconds = self._seconds(counts)
+            if seconds <= budget:
+                return counts, seconds
+            fastest = min(fastest, seconds)
+            if aim == 0.0:
+                break
+            aim *= _MARGIN * budget / seconds
+        return TooSlow(
+            f"with as few channels as were tried a run takes {fastest * 1e3:.3f} ms, and {budget * 1e3:.3f} are needed",
+            self._refusals,
+        )
+
+    def _removed(self, counts: Sequence[int]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+        found = []
+        for group, order, count in zip(self._structure.prunable, self._orders, counts, strict=True):
+            if count:
+                name, axis = group.places[0]
+                gone = set(order.channels[:count])
+                labels = self._structure.axes[name][axis].tolist()
+                found.append((name, axis, tuple(index for index, label in enumerate(labels) if label in gone)))
+        return tuple(found)

@@ -10,6 +10,7 @@ contract, by bisection. What is left out is then tried once more, the most valua
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,7 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
     if over <= 0:
         return Choice(best, over, {})
     costs = alone()
-    chain = [step for layer, each in saving.items() for step in _hull(layer, each, costs[layer])]
-    chain.sort(key=lambda step: (-step.value / max(step.cost, 1e-12), step.layer))
+    chain = _chain(saving, costs)
     fits, too_many = 0, len(chain) + 1
     least = 0.0
     while too_many - fits > 1:
@@ -91,9 +91,29 @@ def choose(values: Table, alone: Callable[[], Table], excess: Callable[[Assignme
     return Choice(taken, least, costs)
 
 
+def sparing(values: Table, costs: Table, needed: float) -> Assignment:
+    """The steps that save as much as is needed, those of most value for what they cost first.
+
+    Args:
+        values: What each precision saves each layer.
+        costs: What each costs alone.
+        needed: What has to be saved.
+    """
+    chain = _chain(_saving(values), costs)
+    saved = list(itertools.accumulate(step.value for step in chain))
+    count = next((number for number, value in enumerate(saved, 1) if value >= needed), len(chain))
+    return taken_by(chain[:count])
+
+
 def fastest(values: Table) -> dict[str, str]:
     """What saves each layer most; none where nothing saves."""
     return {layer: max(each, key=lambda p: (each[p], p)) for layer, each in _saving(values).items() if each}
+
+
+def _chain(saving: Table, costs: Table) -> list[Step]:
+    """All steps, in the order of value for what they cost."""
+    chain = [step for layer, each in saving.items() for step in _hull(layer, each, costs[layer])]
+    return sorted(chain, key=lambda step: (-step.value / max(step.cost, 1e-12), step.layer))
 
 
 def _saving(values: Table) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.model import Graph
 from lepton_compile.quantization.calibration import TRIAL_SAMPLES, Calibrated, calibrate
-from lepton_compile.quantization.choice import Assignment, choose, fastest
+from lepton_compile.quantization.choice import Assignment, Table, choose, fastest, sparing
 from lepton_compile.quantization.dynamic import find_dynamic, shares
 from lepton_compile.quantization.layers import Group, Layer, find_layers
 from lepton_compile.quantization.recipe import (
@@ -35,12 +35,15 @@ from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.quantization.weight_only import weights_lost
 from lepton_compile.rewriting.biases import add_to_outputs, correctable
 from lepton_compile.rewriting.passes import Context
+from lepton_compile.target import Budget
 
 # How many samples show what each layer costs alone: at least, at most, and as many as so many multiplications allow.
 _SAMPLES = 4, 64
 _MULTIPLICATIONS = 2**31
 # How many samples weights of few bits are fitted to at most.
 _RECONSTRUCTING = 512
+# How often what is measured may correct what layers are expected to save.
+_ATTEMPTS = 4
 # What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
 _BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
 
@@ -78,7 +81,11 @@ def predicted_gain(graph: Graph, layers: Sequence[Layer], halves: Sequence[str])
 
 
 def plan(
-    graph: Graph, groups: Sequence[Group], halves: Sequence[str], size_budget: int | None, context: Context
+    graph: Graph,
+    groups: Sequence[Group],
+    halves: Sequence[str],
+    budget: Budget,
+    context: Context,
 ) -> Planned:
     """Plan the quantization of a graph.
 
@@ -86,16 +93,18 @@ def plan(
         graph: The graph.
         groups: What the layers that could compute in int8 read.
         halves: The layers that could compute in bfloat16.
-        size_budget: What the library may take, in bytes; None: as much as is fastest.
+        budget: What the library may take, else as much as is fastest; and what a run may take: where it takes less,
+            layers that cost most of the metric stay in float32.
         context: Its contract judges; its `measure` and `size`, where there are any, say what libraries take.
     """
     contract = context.contract
     assert contract is not None
     study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
-    if size_budget is not None and context.size is not None:
-        shrunk = shrink(graph, size_budget, study.size, lambda base: study.on(base).excess({}), study.price)
+    largest = budget.size_bytes
+    if largest is not None and context.size is not None:
+        shrunk = shrink(graph, largest, study.size, lambda base: study.on(base).excess({}), study.price)
         if shrunk.assignment is None:
-            return Planned(None, f"the library cannot take {size_budget} bytes: {shrunk.reason}", (), {})
+            return Planned(None, f"the library cannot take {largest} bytes: {shrunk.reason}", (), {})
         study = study.on(shrunk.assignment)
     candidates = {
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
@@ -113,9 +122,13 @@ def plan(
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
 
     def fits(choice: Assignment) -> bool:
-        return not study.base or size_budget is None or study.size(choice) <= size_budget
+        return not study.base or largest is None or study.size(choice) <= largest
 
     quickest = next(filter(fits, sorted((each for each in held if each), key=study.seconds)), {})
+    alone = choice.alone
+    if budget.latency_s is not None and context.measure is not None and study.seconds(quickest) < budget.latency_s:
+        alone = alone or study.alone(candidates)
+        quickest = _sparing(study, gains, alone, quickest, budget.latency_s, fits)
     unchanged, changed = study.seconds({}), study.seconds(quickest)
     faster = bool(quickest) and (context.measure is None or changed < unchanged)
     chosen: Assignment = quickest if faster else {}
@@ -124,7 +137,7 @@ def plan(
     refusals = (*slower, *damaging)
     findings: dict[str, object] = {
         "layers": _ranking(
-            candidates, gains if context.measure else {}, study.calibrated, choice.alone, taken, study.recipe(taken)
+            candidates, gains if context.measure else {}, study.calibrated, alone, taken, study.recipe(taken)
         )
     }
     if not taken:
@@ -139,6 +152,21 @@ def plan(
         findings["seconds"] = {"before": unchanged, "after": changed}
         reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
     return Planned(study.recipe(chosen), reason, refusals, findings)
+
+
+def _sparing(
+    study: _Study, gains: Table, alone: Table, quickest: Assignment, budget: float, fits: Callable[[Assignment], bool]
+) -> Assignment:
+    """A choice that is fast enough and costs less than the quickest one, if there is one."""
+    unchanged = study.seconds({})
+    needed = unchanged - budget
+    for _ in range(_ATTEMPTS if needed > 0 else 0):
+        tried = sparing(gains, alone, needed)
+        seconds = study.seconds(tried)
+        if seconds <= budget:
+            return tried if fits(tried) and study.excess(tried) <= study.excess(quickest) else quickest
+        needed += 1.1 * (seconds - budget)
+    return quickest if needed > 0 else {}
 
 
 class _Study:

@@ -43,11 +43,13 @@ class Context:
         measure: Seconds that the steps of a run of a graph take on the target, measured or predicted; each by the names
             of the nodes that it computes, a line each.
         size: Bytes of the library of a graph.
+        outlook: Seconds of a run of a graph once the passes of the stages after this one have done what they can.
     """
 
     contract: Contract | None = None
     measure: Callable[[Graph], Mapping[str, float]] | None = None
     size: Callable[[Graph], int] | None = None
+    outlook: Callable[[Graph, Stage], float] | None = None
 
 
 @dataclass(frozen=True)
