@@ -39,7 +39,7 @@ def compile(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="size=4MB,memory=64MB,drop=1%",
+            metavar="latency=5ms,size=4MB,memory=64MB,drop=1%",
             help="What the library and a run of it may take, and how much the metric may drop.",
         ),
     ] = None,

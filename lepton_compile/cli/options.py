@@ -55,7 +55,7 @@ def read_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]] | Non
 
 
 def read_budget(text: str | None) -> Budget | None:
-    """Read a budget such as `size=4MB,memory=64MB,drop=1%`.
+    """Read a budget such as `latency=5ms,size=4MB,memory=64MB,drop=1%`.
 
     Raises:
         typer.BadParameter: It names something else, or an amount is none.
@@ -63,18 +63,22 @@ def read_budget(text: str | None) -> Budget | None:
     if text is None:
         return None
     amounts: dict[str, int] = {}
+    latency: float | None = None
     drop: float | None = None
     for name, amount in read_pairs("--budget", text.split(",")).items():
         if name == "drop":
             drop = _read_share(amount)
             continue
-        if name not in ("size", "memory"):
-            raise typer.BadParameter(f"'{name}' is none of size, memory and drop", param_hint="'--budget'")
+        if name not in ("latency", "size", "memory"):
+            raise typer.BadParameter(f"'{name}' is none of latency, size, memory and drop", param_hint="'--budget'")
         try:
+            if name == "latency":
+                latency = float(parse_quantity(amount, "seconds"))
+                continue
             amounts[f"{name}_bytes"] = int(parse_quantity(amount, "bytes"))
         except ValueError as error:
             raise typer.BadParameter(f"{name} {error}", param_hint="'--budget'") from error
-    return Budget(**amounts, max_drop=drop)
+    return Budget(**amounts, latency_s=latency, max_drop=drop)
 
 
 def _read_share(text: str) -> float:

@@ -170,14 +170,21 @@ def _transposed_convolution(node: gs.Node, labelling: Labelling) -> None:
 
 def _positions(node: gs.Node, labelling: Labelling, x: Axes, made: Labels) -> None:
     """The result of a convolution, whose bias belongs to its channels."""
+    _moves_over(x[2:], node, labelling)
     bias = operand(node, 2)
     if bias is not None:
         labelling.join(made, labelling.of(bias)[0], node)
     labelling.set(node.outputs[0], [x[0], made, *(fixed(size) for size in node.outputs[0].shape[2:])])
 
 
+def _moves_over(axes: Sequence[Labels], node: gs.Node, labelling: Labelling) -> None:
+    for labels in axes:
+        labelling.freeze(labels, node, "moves over this axis")
+
+
 def _pooling(node: gs.Node, labelling: Labelling) -> None:
     x = labelling.of(node.inputs[0])
+    _moves_over(x[2:], node, labelling)
     for tensor in node.outputs:
         if not tensor.is_empty():
             labelling.set(tensor, [*x[:2], *(fixed(size) for size in tensor.shape[2:])])
@@ -206,6 +213,8 @@ def _gemm(node: gs.Node, labelling: Labelling) -> None:
 def _per_channel(node: gs.Node, labelling: Labelling) -> None:
     """Normalization of each channel on its own."""
     x = labelling.of(node.inputs[0])
+    if node.op == "InstanceNormalization":
+        _moves_over(x[2:], node, labelling)
     for parameter in node.inputs[1:]:
         labelling.join(x[1], labelling.of(parameter)[0], node)
     labelling.set(node.outputs[0], x)
@@ -455,6 +464,7 @@ def _changing(changed: Set[int], node: gs.Node, labelling: Labelling) -> Axes:
 
 def _depth_to_space(node: gs.Node, labelling: Labelling) -> None:
     x, block = labelling.of(node.inputs[0]), int(node.attrs["blocksize"])
+    _moves_over(x[2:], node, labelling)
     if node.attrs.get("mode", "DCR") == "CRD":
         by_result = x[1].reshape(-1, block * block)
     else:
@@ -465,6 +475,7 @@ def _depth_to_space(node: gs.Node, labelling: Labelling) -> None:
 
 def _space_to_depth(node: gs.Node, labelling: Labelling) -> None:
     x, block = labelling.of(node.inputs[0]), int(node.attrs["blocksize"])
+    _moves_over(x[2:], node, labelling)
     made = np.tile(x[1], block * block)
     labelling.set(node.outputs[0], [x[0], made, *(fixed(size) for size in node.outputs[0].shape[2:])])
 
@@ -475,6 +486,7 @@ def _recurrent(node: gs.Node, labelling: Labelling) -> None:
     for tensor in filter(None, (operand(node, place) for place in (1, 2, 3, 5, 6, 7))):
         labelling.fix(tensor, [0], node)  # directions
     x, weights, state_weights = (labelling.of(tensor) for tensor in node.inputs[:3])
+    _moves_over(x[:2], node, labelling)
     labelling.join(x[2], weights[2], node)
     units = state_weights[2]
 

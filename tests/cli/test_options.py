@@ -79,7 +79,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "a,b{c=1}",
         "--verify",
         "--budget",
-        "size=4MB,memory=64 MiB,drop=0.5%",
+        "latency=5ms,size=4MB,memory=64 MiB,drop=0.5%",
         "--calibration",
         "data.npz",
         "--metric",
@@ -106,7 +106,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         "passes": ["a", "b{c=1}"],
         "plan": None,
         "verify": True,
-        "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20, max_drop=0.005),
+        "budget": lepton_compile.Budget(size_bytes=4_000_000, memory_bytes=64 << 20, latency_s=0.005, max_drop=0.005),
         "calibration": Path("data.npz"),
         "metric": "top1",
         "key": "mine",
@@ -120,7 +120,8 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("latency=5ms", "'latency' is none of size, memory and drop"),
+        ("speed=5ms", "'speed' is none of latency, size, memory and drop"),
+        ("latency=5MB", "latency must be a number and its unit"),
         ("size", "not of the form NAME=VALUE"),
         ("size=4", "size must be a number and its unit"),
         ("size=-4MB", "must not be negative"),

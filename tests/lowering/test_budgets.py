@@ -88,9 +88,14 @@ def test_code_beside_transformed_weights_makes_them_be_left_out(convolution: Mod
     assert all(choice["taken"].startswith("direct") for choice in small.manifest["choices"])
 
 
-def test_a_budget_for_latency_is_refused(convolution: Model) -> None:
-    with pytest.raises(lc.BudgetError, match="latency is not kept yet"):
-        lc.compile(convolution.proto(), budget=Budget(latency_s=1.0))
+def test_a_budget_for_latency(convolution: Model) -> None:
+    """Without samples nothing is given up: it is kept, or the model is refused with how far it is from it."""
+    exact = lc.compile(convolution.proto(), "x86-64-v3", budget=Budget(latency_s=1.0))
+    assert not any(step["pass"] == "channel_pruning" for step in exact.plan["steps"])
+    with pytest.raises(lc.BudgetError, match=r"takes 0\.\d+ ms, and the budget for latency is 0\.000; .*calibration"):
+        lc.compile(convolution.proto(), "x86-64-v3", budget=Budget(latency_s=1e-9))
+    with pytest.raises(lc.BudgetError, match="a run takes more than 0 s"):
+        lc.compile(convolution.proto(), budget=Budget(latency_s=0))
 
 
 def test_exact_order_keeps_infinities_where_they_are(convolution: Model) -> None:

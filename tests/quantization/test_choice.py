@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_compile.quantization.choice import choose
+from lepton_compile.quantization.choice import choose, sparing
 
 NAMES = "abcdefgh"
 PRECISIONS = "bytes", "halves"
@@ -85,3 +85,11 @@ def test_a_repair_never_goes_back_to_what_saves_less():
     value = {"c": {"bytes": 30.0}, "a": {"halves": 1.0, "bytes": 4.0}}
     cost = {"c": {"bytes": 10.0}, "a": {"halves": 0.4, "bytes": 2.0}}
     assert choose(value, lambda: cost, lambda taken: total(cost, taken) - 5.0).taken == {"a": "bytes"}
+
+
+def test_what_saves_enough_is_not_more_than_that() -> None:
+    values = {"a": {"bytes": 3.0}, "b": {"bytes": 2.0, "half": 1.5}, "c": {"bytes": -1.0}, "d": {"bytes": 4.0}}
+    costs = {"a": {"bytes": 1.0}, "b": {"bytes": 4.0, "half": 0.5}, "c": {"bytes": 0.0}, "d": {"bytes": 8.0}}
+    assert sparing(values, costs, 4.0) == {"a": "bytes", "b": "half"}
+    assert sparing(values, costs, 4.6) == {"a": "bytes", "b": "half", "d": "bytes"}
+    assert sparing(values, costs, 100.0) == {"a": "bytes", "b": "bytes", "d": "bytes"}

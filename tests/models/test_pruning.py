@@ -1,0 +1,74 @@
+"""Channels of pretrained models: what is found, and what is left when random ones are removed.
+
+LEPTON_CHOICES says how many choices are tried of each model.
+"""
+
+from __future__ import annotations
+
+import os
+
+import corpus
+import numpy as np
+import pytest
+from pruning.masking import masked
+
+from lepton_compile.evaluation.compare import compare_outputs
+from lepton_compile.evaluation.reference import reference_answers
+from lepton_compile.model import Graph, import_model
+from lepton_compile.planning.adapt import choose_passes
+from lepton_compile.pruning.groups import find_groups
+from lepton_compile.pruning.removal import remove
+from lepton_compile.rewriting import Stage
+from lepton_compile.rewriting.manager import run_passes
+from lepton_compile.target import resolve_target
+
+pytestmark = pytest.mark.models
+
+# What share of the weights can be removed, and the smallest sizes that tell as much.
+PRUNABLE = {"open-nsfw": 0.8, "nudenet": 0.6, "ppocr-det": 0.6, "ppocr-rec": 0.6, "ppocr-cls": 0.6, "minilm": 0.4}
+SMALL = {"nudenet": {"images": (1, 3, 96, 96)}, "ppocr-det": {"x": (1, 3, 96, 160)}, "ppocr-rec": {"x": (1, 3, 48, 96)}}
+CHOICES = int(os.environ.get("LEPTON_CHOICES", "4"))
+
+
+def canonical(name: str) -> Graph:
+    """A model as pruning sees it."""
+    shapes = {**corpus.shapes(name), **SMALL.get(name, {})}
+    first = [each for each in choose_passes(None) if each.stage is Stage.CANONICALISE]
+    graph = import_model(corpus.model_path(name), shapes)
+    return run_passes(graph, first, resolve_target("x86-64-v3"))[0]
+
+
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_random_choices(name: str) -> None:
+    graph = canonical(name)
+    structure = find_groups(graph)
+    assert structure.share(graph) >= PRUNABLE[name]
+    assert all(group.frozen for group in structure.groups if group not in structure.prunable)
+    random = np.random.default_rng(0)
+    feed = {tensor.name: random_input(random, tensor.shape, tensor.dtype) for tensor in graph.gs.inputs}
+    for _ in range(CHOICES):
+        channels: set[int] = set()
+        for group in structure.prunable:
+            if random.random() < 0.5:
+                count = int(random.integers(0, len(group.channels)))
+                channels |= set(random.choice(group.channels, count, replace=False).tolist())
+        pruned = remove(graph.copy(), structure, channels)
+        pruned.check()
+        mismatches = compare_outputs(
+            reference_answers(pruned, feed), reference_answers(masked(graph, structure, channels), feed)
+        )
+        assert not mismatches, mismatches
+
+
+def random_input(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Patches of color, or tokens."""
+    if dtype.kind == "f":
+        patches = random.uniform(0, 1, (*shape[:2], *(-(-size // 16) for size in shape[2:])))
+        return patches.repeat(16, axis=2).repeat(16, axis=3)[:, :, : shape[2], : shape[3]].astype(dtype)
+    return random.integers(0, 2, shape).astype(dtype)
+
+
+def test_heads_and_inner_widths_of_a_transformer() -> None:
+    graph = canonical("minilm")
+    counts = sorted(len(group.channels) for group in find_groups(graph).prunable)
+    assert counts == [12] * 6 + [1536] * 6

@@ -1,0 +1,109 @@
+"""Budgets for latency: channels go under a contract until the cost model says that a run is fast enough."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+from lowering.conftest import Model
+
+import lepton_compile as lc
+from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.metrics import metric_of
+from lepton_compile.model import import_model
+from lepton_compile.planning import Plan, adapt
+from lepton_compile.target import Budget, Target, resolve_target, with_budget
+from lepton_compile.tuning import Workbench
+
+TARGET = "x86-64-v3"
+
+
+def net(width: int = 64) -> onnx.ModelProto:
+    """Convolutions with more channels than what they read has directions, so that some tell what others do."""
+    random = np.random.default_rng(0)
+    model = Model()
+    x = model.input(1, 3, 16, 16)
+    before = 3
+    for number in range(3):
+        weights = random.standard_normal((width, before, 3, 3)) / np.sqrt(9 * before)
+        made = model.node("Conv", x, model.constant(weights), model.weight(width), pads=[1] * 4)
+        x = model.node("Relu", made) if number != 1 else model.node("Add", model.node("Relu", made), x)
+        before = width
+    model.output(model.node("Gemm", model.node("Flatten", model.node("GlobalAveragePool", x)), model.weight(width, 10)))
+    return model.proto()
+
+
+def samples(count: int = 60) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(1)
+    smooth = random.standard_normal((count, 1, 3, 4, 4)).repeat(4, axis=-1).repeat(4, axis=-2)
+    return [{"x0": each.astype(np.float32)} for each in smooth]
+
+
+def contract(drop: float) -> Contract:
+    return Contract(samples(), *metric_of("relative_error"), drop)
+
+
+def bench(target: Target) -> Workbench:
+    return Workbench(target, "net", passes=None, tuning="model", exact_order=False, progress=lambda line: None)
+
+
+def asked(share: float) -> tuple[Target, float]:
+    """A target with a budget of this share of what the whole net takes."""
+    target = resolve_target(TARGET)
+    whole = math.fsum(bench(target).seconds(import_model(net())).values())
+    return with_budget(target, Budget(latency_s=share * whole)), whole
+
+
+def test_a_run_becomes_fast_enough() -> None:
+    target, whole = asked(0.6)
+    seconds = bench(target).seconds
+    graph = import_model(net())
+    made, plan = adapt(graph, target, contract=contract(0.5), measure=seconds)
+    (step,) = (step for step in plan.steps if step.name == "channel_pruning")
+    assert math.fsum(seconds(made).values()) <= 0.6 * whole
+    metric = step.findings["metric"]
+    assert isinstance(metric, dict)
+    assert metric["original"] - metric["pruned"] < 0.5 * (metric["original"] - metric["pruned and not repaired"])
+    groups = step.findings["groups"]
+    assert isinstance(groups, list) and all(each["left"] % 8 == 0 for each in groups)
+    # What a plan says is what was done, without any sample.
+    again, _ = adapt(graph, target, plan=Plan.from_json(plan.to_json()))
+    for feed in samples(3):
+        (one,), (other,) = (each.run(feed).values() for each in (made, again))
+        assert (one == other).all()
+
+
+def test_what_is_compiled_answers_as_the_pruned_graph() -> None:
+    target, _ = asked(0.6)
+    made = lc.compile(
+        net(), target, calibration=samples(), metric="relative_error", budget=Budget(max_drop=0.5), tuning="model"
+    )
+    assert any(step["pass"] == "channel_pruning" for step in made.plan["steps"])
+    graph, _ = adapt(import_model(net()), target, plan=Plan.from_json(json.dumps(made.plan)))
+    feed = samples(1)[0]
+    ((_, expected),) = graph.run(feed).items()
+    ((_, answer),) = made.run(feed).items()
+    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("share", "drop", "why"), [(0.001, 1e9, "as few channels"), (0.3, 1e-6, "contract would not")])
+def test_what_cannot_be_met_says_how_near_it_came(share: float, drop: float, why: str) -> None:
+    target, _ = asked(share)
+    budget = Budget(max_drop=drop)
+    with pytest.raises(lc.BudgetError, match=f"a run takes .* ms, and the budget for latency is .*{why}"):
+        lc.compile(net(), target, calibration=samples(), metric="relative_error", budget=budget, tuning="model")
+
+
+def test_nothing_to_remove() -> None:
+    model = Model()
+    model.output(model.node("Softmax", model.node("MatMul", model.input(64, 64), model.weight(64, 64))))
+    with pytest.raises(lc.BudgetError, match="no channels can be removed"):
+        lc.compile(
+            model.proto(),
+            TARGET,
+            calibration=[{"x0": np.eye(64, dtype=np.float32) * scale} for scale in (1, 2, 3)],
+            budget=Budget(latency_s=1e-9),
+        )
