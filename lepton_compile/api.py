@@ -23,7 +23,7 @@ from lepton_compile.planning import Plan, adapt
 from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
-from lepton_compile.tuning import PlanCache, Workbench, how_to_tune, plan_cache, tuned
+from lepton_compile.tuning import MODEL, PlanCache, Workbench, how_to_tune, plan_cache, tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
@@ -145,11 +145,11 @@ def compile(
     report("choosing kernels", 0, 1)
     record, digest = json.loads(plan.to_json()), _hash(model)
 
-    def build(small: bool) -> Library:
+    def build(small: bool, algorithms: str | os.PathLike[str] | None = tuning) -> Library:
         program, taken = tuned(
             lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order, small=small),
             target,
-            tuning,
+            algorithms,
             line,
         )
         return generate(
@@ -165,6 +165,9 @@ def compile(
         library = build(small=False)
         if oversize(library.path.stat().st_size, target.budget):
             library = build(small=True)
+        if oversize(library.path.stat().st_size, target.budget):
+            # As sizes were planned; code of algorithms that are measured to be faster may be larger.
+            library = build(small=True, algorithms=MODEL)
         if problem := oversize(library.path.stat().st_size, target.budget):
             raise BudgetError(problem)
     except BudgetError as error:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compile.errors import CalibrationError
+from lepton_compile.errors import CalibrationError, ModelError
 from lepton_compile.evaluation.histogram import Histogram
 from lepton_compile.evaluation.metrics import Metric
 from lepton_compile.evaluation.samples import Data, Sample, read_samples
@@ -147,12 +147,20 @@ class Contract:
             for name, axis in channel_axes.items()
         }
         outputs = [tensor.name for tensor in graph.gs.outputs]
-        session = graph.session([*outputs, *(name for name in found if name not in outputs)])
+        try:
+            session = graph.session([*outputs, *(name for name in found if name not in outputs)])
+        except ModelError as error:
+            raise CalibrationError(
+                f"the model cannot be judged, only compiled without calibration data: {error}"
+            ) from error
         parts = list(_parts({name: 4 * math.prod(shapes[name]) for name in found}))
         for number, sample in enumerate(self._samples(graph)):
             held_out = number % HELD_OUT == 1  # so that of two samples one judges
             if self._data is not None:
-                answer = session.run(sample.inputs, outputs)
+                try:
+                    answer = session.run(sample.inputs, outputs)
+                except ModelError as error:
+                    raise CalibrationError(f"the model cannot be run with sample {number}: {error}") from error
                 (self._held_out if held_out else self._calibrating).add(Answered(sample, answer))
                 if held_out:
                     continue
@@ -199,7 +207,9 @@ class Contract:
         count = len(judging)
         if value.size > 1 or count == 1:
             differences = original_value - value
-            error = float(differences.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0
+            # One sample tells nothing of how they scatter: it might as well have been none, or twice as much.
+            one = float(np.abs(differences).max())
+            error = float(differences.std(ddof=1) / math.sqrt(count)) if count > 1 else one
         else:
             error = self._jackknife(answers, original, expected)
         return Judgement(float(original_value.mean()), float(value.mean()), error, count)

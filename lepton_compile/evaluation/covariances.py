@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 LARGEST_INNER = 2304
 """Moments of more inputs are not taken: they are so many squared, 21 MB in float32."""
+FEWEST_VECTORS = 32
+"""The mean of fewer would tell what a sample was: nothing that a plan keeps comes from fewer."""
 DRAWN = 8192
 """How many vectors all samples together give."""
 

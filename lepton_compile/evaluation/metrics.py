@@ -41,6 +41,8 @@ def metric_of(choice: str | Mapping[str, str] | Metric | None) -> tuple[str, Met
         return choice, lambda answers, expected: list(map(_worst(judge), answers, expected))
     if isinstance(choice, Mapping):
         judges = {str(output): _built_in(name) for output, name in choice.items()}
+        if not judges:
+            raise CalibrationError("the metric names no output")
         name = ", ".join(f"{output}: {each}" for output, each in choice.items())
         return name, lambda answers, expected: list(map(_each(judges), answers, expected))
     if not callable(choice):
@@ -54,21 +56,37 @@ def top1(answer: Array, expected: Any) -> float:
     wanted = np.asarray(expected)
     if wanted.shape == answer.shape and wanted.dtype.kind == "f":
         wanted = wanted.argmax(axis=-1)
+    if wanted.dtype.kind not in "iu" or wanted.size != found.size:
+        raise CalibrationError(
+            f"a label is {wanted.dtype} of shape {list(wanted.shape)}, and the metric 'top1' takes {found.size} "
+            f"{'index' if found.size == 1 else 'indices'}"
+        )
     return float(np.mean(found.reshape(-1) == wanted.reshape(-1)))
 
 
 def cosine(answer: Array, expected: Any) -> float:
     """The cosine of the angle between two tensors; 1 where both are zero."""
-    one, other = answer.astype(np.float64).reshape(-1), np.asarray(expected, np.float64).reshape(-1)
+    one, other = answer.astype(np.float64).reshape(-1), _like(answer, expected).reshape(-1)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other / lengths) if lengths else float(not one.any() and not other.any())
 
 
 def relative_error(answer: Array, expected: Any) -> float:
     """1 less the relative error; 0 where nothing is expected but zeros, and something else answered."""
-    one, other = answer.astype(np.float64), np.asarray(expected, np.float64)
+    one, other = answer.astype(np.float64), _like(answer, expected)
     difference, length = float(np.linalg.norm(one - other)), float(np.linalg.norm(other))
     return 1.0 if difference == 0 else 1 - difference / length if length else 0.0
+
+
+def _like(answer: Array, expected: Any) -> npt.NDArray[np.float64]:
+    """What is expected, as a tensor of the answer's size."""
+    wanted = np.asarray(expected)
+    if wanted.size != answer.size or wanted.dtype.kind not in "fiub":
+        raise CalibrationError(
+            f"a label is {wanted.dtype} of shape {list(wanted.shape)}, and the answer of shape {list(answer.shape)}; "
+            "the metric 'top1' is for indices"
+        )
+    return wanted.astype(np.float64).reshape(answer.shape)
 
 
 BUILT_IN: Mapping[str, OfOutput] = {"top1": top1, "cosine": cosine, "relative_error": relative_error}
@@ -87,7 +105,10 @@ def _worst(judge: OfOutput) -> Callable[[Answer, Any], float]:
 
     def judged(answer: Answer, expected: Any) -> float:
         if isinstance(expected, Mapping):
-            return min(judge(answer[output], value) for output, value in expected.items() if value.dtype.kind == "f")
+            floats = [output for output, value in expected.items() if value.dtype.kind == "f"]
+            if not floats:
+                raise CalibrationError("the model has no output of floats that could be judged: give a function")
+            return min(judge(answer[output], expected[output]) for output in floats)
         if len(answer) != 1:
             raise CalibrationError(f"the model has {len(answer)} outputs and labels are for one: give a function")
         return judge(next(iter(answer.values())), expected)

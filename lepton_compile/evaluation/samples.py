@@ -88,10 +88,13 @@ def _given(data: Data, inputs: list[_Input]) -> Iterator[Given]:
     if isinstance(data, str | os.PathLike):
         return _from_path(Path(data), inputs)
     if isinstance(data, Mapping):
-        return _unstacked({str(name): np.asarray(value) for name, value in data.items()}, inputs)
+        return _unstacked({str(name): _as_array(value, f"'{name}'") for name, value in data.items()}, inputs)
     if isinstance(data, np.ndarray):
         return _unstacked({_single(inputs).name: data}, inputs)
-    made = data() if callable(data) else data
+    try:
+        made = data() if callable(data) else data
+    except Exception as error:
+        raise CalibrationError(f"the calibration data could not be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, Iterable):
         raise CalibrationError(f"the calibration data is {type(made).__name__}; give arrays, a file, or an iterable")
     return iter(made)
@@ -133,7 +136,7 @@ def _array(file: Path) -> Array:
     try:
         loaded = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise CalibrationError(f"cannot read {file}: {error}") from error
+        raise CalibrationError(f"cannot read {file} as an array: {_cause(error)}") from error
     if not isinstance(loaded, np.ndarray):
         raise CalibrationError(f"{file} holds several arrays; its name should end in .npz")
     return loaded
@@ -144,18 +147,23 @@ def _arrays(file: Path) -> dict[str, Array]:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise CalibrationError(f"cannot read {file} as an .npz file of arrays: {error}") from error
+        raise CalibrationError(f"cannot read {file} as an .npz file of arrays: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong with a file; numpy's advice to unpickle it is none."""
+    return "it is in no format of numpy's" if "pickle" in str(error) else str(error)
 
 
 def _unstacked(arrays: Mapping[str, Array], inputs: list[_Input]) -> Iterator[Given]:
     """The samples of arrays that hold one after the other, along a first axis of their own or the batch's."""
-    _require_names(set(arrays) - {LABELS}, inputs, "the calibration data")
+    labels = None if any(each.name == LABELS for each in inputs) else arrays.get(LABELS)
+    _require_names(set(arrays) - ({LABELS} if labels is not None else set()), inputs, "the calibration data")
     parts = {each.name: _parts(arrays[each.name], each) for each in inputs}
     counts = {name: len(part) for name, part in parts.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
         raise CalibrationError(f"the calibration data has different numbers of samples: {listed}")
-    labels = arrays.get(LABELS) if LABELS not in counts else None
     count = next(iter(counts.values()), 0)
     if labels is not None and (labels.ndim == 0 or len(labels) != count):
         raise CalibrationError(f"there are {labels.size} labels for {count} samples")
@@ -193,7 +201,7 @@ def _checked(given: Given, inputs: list[_Input], where: str) -> Sample:
 
 
 def _value(value: Any, of: _Input, where: str) -> Array:
-    array = np.asarray(value)
+    array = _as_array(value, f"{where}: '{of.name}'")
     if array.shape != of.shape and not (array.size == 1 == int(np.prod(of.shape))):
         raise CalibrationError(f"{where}: '{of.name}' has shape {list(array.shape)} instead of {list(of.shape)}")
     if not np.can_cast(array.dtype, of.dtype, "same_kind"):
@@ -202,6 +210,13 @@ def _value(value: Any, of: _Input, where: str) -> Array:
     if made.dtype.kind == "f" and not np.isfinite(made).all():
         raise CalibrationError(f"{where}: '{of.name}' holds NaN or infinities; leave such samples out")
     return made
+
+
+def _as_array(value: Any, what: str) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise CalibrationError(f"{what} is no array: {error}") from error
 
 
 def _require_names(names: set[str], inputs: list[_Input], where: str) -> None:

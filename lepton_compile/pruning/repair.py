@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.covariances import (
+    FEWEST_VECTORS,
     LARGEST_INNER,
     Covariances,
     as_stored,
@@ -156,7 +157,7 @@ def _fitted(
         return covariances(drawn(functools.partial(rows_of, node), changed[part]), drawn(rows, original[part]))
 
     known = between(slice(None))
-    if not known.finite:
+    if not known.finite or known.vectors < FEWEST_VECTORS:
         return None
     wanted = by_inputs(exact, exact.inputs[1].values)[kept.groups][:, :, kept.outputs]
     left = by_inputs(node, node.inputs[1].values)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.evaluation.contract import Contract, Statistics
+from lepton_compile.evaluation.covariances import FEWEST_VECTORS
 from lepton_compile.evaluation.histogram import Histogram
 from lepton_compile.model import Graph
 from lepton_compile.quantization.choice import Assignment
@@ -190,7 +191,7 @@ def _best(groups: Sequence[Group], tried: Sequence[Mapping[_Way, Mapping[str, Lo
 
 def _settled(loss: Loss) -> tuple[Loss, tuple[float, ...] | None]:
     """What is lost, and what is added to outputs where it helps."""
-    if loss.corrected < _CORRECTED * loss.error:
+    if loss.corrected < _CORRECTED * loss.error and loss.vectors >= FEWEST_VECTORS:
         return replace(loss, error=loss.corrected), loss.offsets
     return loss, None
 

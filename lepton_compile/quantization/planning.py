@@ -42,7 +42,9 @@ _SAMPLES = 4, 64
 _MULTIPLICATIONS = 2**31
 # How many samples weights of few bits are fitted to at most.
 _RECONSTRUCTING = 512
-# How often what is measured may correct what layers are expected to save.
+# What longer names in the library that is built in the end may take.
+_NAMES = 256
+# How often what is measured may correct what layers are expected to save, or take.
 _ATTEMPTS = 4
 # What rounding both factors to 8 bits of mantissa takes from a product, relative to it: 2^-9 each, evenly distributed.
 _BFLOAT16_ERROR = 2.0**-9 * math.sqrt(2 / 3)
@@ -102,10 +104,10 @@ def plan(
     study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
     largest = budget.size_bytes
     if largest is not None and context.size is not None:
-        shrunk = shrink(graph, largest, study.size, lambda base: study.on(base).excess({}), study.price)
-        if shrunk.assignment is None:
-            return Planned(None, f"the library cannot take {largest} bytes: {shrunk.reason}", (), {})
-        study = study.on(shrunk.assignment)
+        found = _small_enough(study, graph, largest)
+        if isinstance(found, str):
+            return Planned(None, f"the library cannot take {largest} bytes: {found}", (), {})
+        study = found
     candidates = {
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
         BFLOAT16: [name for name in halves if study.base.get(name, INT16_WEIGHTS) == INT16_WEIGHTS],
@@ -122,7 +124,7 @@ def plan(
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
 
     def fits(choice: Assignment) -> bool:
-        return not study.base or largest is None or study.size(choice) <= largest
+        return largest is None or context.size is None or study.size(choice) <= largest - _NAMES
 
     quickest = next(filter(fits, sorted((each for each in held if each), key=study.seconds)), {})
     alone = choice.alone
@@ -152,6 +154,24 @@ def plan(
         findings["seconds"] = {"before": unchanged, "after": changed}
         reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
     return Planned(study.recipe(chosen), reason, refusals, findings)
+
+
+def _small_enough(study: _Study, graph: Graph, largest: int) -> _Study | str:
+    """The study on top of weights of few bits with which the library fits, or why there are none."""
+    if study.size({}) <= largest:
+        return study
+    aim, over = largest - _NAMES, 0
+    for _ in range(_ATTEMPTS):
+        shrunk = shrink(graph, aim, study.size, lambda base: study.on(base).excess({}), study.price)
+        if shrunk.assignment is None:
+            return f"the smallest choice takes {largest - _NAMES + over} bytes" if over else shrunk.reason
+        found = study.on(shrunk.assignment)
+        # What makes up for lost weights is known now, and with it which kernels are the same.
+        over = found.size({}) - (largest - _NAMES)
+        if over <= 0:
+            return found
+        aim -= over
+    return f"the smallest choice that was tried takes {largest - _NAMES + over} bytes"
 
 
 def _sparing(

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from lepton_compile.evaluation.covariances import (
+    FEWEST_VECTORS,
     LARGEST_INNER,
     Covariances,
     as_stored,
@@ -52,8 +53,6 @@ _HELD_BYTES = 64 << 20
 # Integers are kept by how they differ from the nearest ones, in a byte.
 _FURTHEST = 127
 _BRANCHES = "then_branch", "else_branch"
-# The mean of fewer vectors would tell what a sample was.
-_VECTORS = 32
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class _Product:
         stored = self._as_stored(node, integers, weights.shape).astype(made.values.dtype)
         text = told(stored, made.values) if (stored != made.values).any() else ""
         offsets = (known.other_mean[:, None] @ exact - known.mean[:, None] @ (integers * steps))[:, 0]
-        enough = known.vectors >= _VECTORS and np.isfinite(offsets).all()
+        enough = known.vectors >= FEWEST_VECTORS and np.isfinite(offsets).all()
         return _Rounded(np.ascontiguousarray(stored * made.steps), text, offsets if enough else None)
 
     def offsets(self, node: gs.Node, found: Array) -> npt.NDArray[np.float32]:

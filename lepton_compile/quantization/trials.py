@@ -7,6 +7,7 @@ run for each sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,11 +53,13 @@ class Loss:
         error: Mean square of the difference over the mean square of the output.
         offsets: Mean of the difference for each output, as a number to add.
         corrected: `error` once the offsets are added.
+        vectors: Over how many outputs these means are, each.
     """
 
     error: float
     offsets: tuple[float, ...]
     corrected: float
+    vectors: int
 
 
 def losses(graph: Graph, trials: Sequence[Trial], samples: Sequence[Mapping[str, Array]]) -> list[Loss]:
@@ -91,14 +94,19 @@ def _losses(graph: Graph, trials: Sequence[Trial], samples: Sequence[Mapping[str
     for sample in samples:
         for name, value in session.run(sample).items():
             sums[name] = sums.get(name, 0.0) + value.astype(np.float64)
-    return [_loss(*(sums[name] / len(samples) for name in names)) for names in outputs]
+    found = []
+    for trial, names in zip(trials, outputs, strict=True):
+        square, power, offsets = (sums[name] / len(samples) for name in names)
+        elements = math.prod(nodes[trial.layer.node].outputs[0].shape)
+        found.append(_loss(square, power, offsets, len(samples) * elements // max(offsets.size, 1)))
+    return found
 
 
-def _loss(square: Array, power: Array, offsets: Array) -> Loss:
+def _loss(square: Array, power: Array, offsets: Array, vectors: int) -> Loss:
     per_output = offsets.reshape(-1)
     least = float(square) - float(np.mean(per_output**2))
     scale = float(power) or 1.0
-    return Loss(float(square) / scale, tuple(map(float, per_output)), max(least, 0.0) / scale)
+    return Loss(float(square) / scale, tuple(map(float, per_output)), max(least, 0.0) / scale, vectors)
 
 
 def _add(graph: Graph, node: gs.Node, trial: Trial, number: int) -> tuple[str, str, str]:

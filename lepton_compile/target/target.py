@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import platform
 from dataclasses import dataclass, field, replace
 
@@ -236,15 +237,21 @@ def with_budget(target: Target, budget: Budget | None) -> Target:
     """
     if budget is None:
         return target
-    if budget.latency_s is not None and not budget.latency_s > 0:
-        raise BudgetError(f"a run takes more than {budget.latency_s} s")
-    if budget.max_drop is not None and not budget.max_drop >= 0:
-        raise BudgetError(f"a metric may drop by 0 or more, not by {budget.max_drop}")
+    for name, unit in (("latency_s", "seconds"), ("memory_bytes", "bytes"), ("size_bytes", "bytes")):
+        amount = getattr(budget, name)
+        if amount is not None and not (_is_number(amount) and amount > 0):
+            raise BudgetError(f"{name} has to be a number of {unit} above 0, and is {amount!r}")
+    if budget.max_drop is not None and not (_is_number(budget.max_drop) and budget.max_drop >= 0):
+        raise BudgetError(f"a metric may drop by a number of 0 or more, not by {budget.max_drop!r}")
     given = {name: value for name, value in vars(budget).items() if value is not None and name != "max_drop"}
     if "latency_s" in given:
         given["latency_s"] = float(given["latency_s"])  # numpy's numbers do not print as numbers
     drop = target.policy.max_drop if budget.max_drop is None else budget.max_drop
     return replace(target, budget=replace(target.budget, **given), policy=replace(target.policy, max_drop=drop))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _quantities(kind: str, **amounts: float | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from lepton_compile.tuning.plans import PlanCache, plan_cache
 from lepton_compile.tuning.table import TuningTable
-from lepton_compile.tuning.tune import how_to_tune, tuned
+from lepton_compile.tuning.tune import MODEL, how_to_tune, tuned
 from lepton_compile.tuning.workbench import Workbench
 
-__all__ = ["PlanCache", "TuningTable", "Workbench", "how_to_tune", "plan_cache", "tuned"]
+__all__ = ["MODEL", "PlanCache", "TuningTable", "Workbench", "how_to_tune", "plan_cache", "tuned"]

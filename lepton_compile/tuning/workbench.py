@@ -29,8 +29,8 @@ class Workbench:
         exact_order: bool,
         progress: Callable[[str], None],
     ) -> None:
-        # What is tried may exceed the budget; one that asks for small weights gets them.
-        self._target = replace(target, budget=Budget())
+        # What is tried may exceed the budget, and memory; one that asks for small weights gets them.
+        self._target = replace(target, budget=Budget(), resources=replace(target.resources, memory_bytes=None))
         self._small = target.budget.size_bytes is not None
         self._name = name
         self._passes = passes

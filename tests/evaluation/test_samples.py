@@ -100,3 +100,32 @@ def test_files_that_are_no_arrays(single, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="has no"):
         list(read_samples(tmp_path / "empty", single))
+
+
+def test_what_is_no_numpy_file_is_called_so(single, tmp_path):
+    file = tmp_path / "text.npz"
+    file.write_text("no arrays")
+    with pytest.raises(CalibrationError, match="in no format of numpy's") as caught:
+        list(read_samples(file, single))
+    assert "pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: 1 / 0, "could not be made: ZeroDivisionError"),
+        (lambda needed: [], "could not be made: TypeError"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "'x' is no array"),
+        ([[[1.0, 2.0], [3.0]]], "sample 0: 'x' is no array"),
+    ],
+)
+def test_data_that_raises_or_is_ragged(single, data, message):
+    with pytest.raises(CalibrationError, match=message):
+        list(read_samples(data, single))
+
+
+def test_an_input_may_be_called_labels():
+    graph = parsed("g (float[1,2] labels) => (float[1,2] z) { z = Relu(labels) }")
+    samples = list(read_samples({"labels": X}, graph))
+    assert [sample.label for sample in samples] == [None] * 3
+    assert np.array_equal(np.concatenate([sample.inputs["labels"] for sample in samples]), X)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -350,3 +352,67 @@ def test_what_is_narrowed_is_not_planned_again():
     _, plan = adapt(import_model(net()), target, contract=contract)
     assert [step.name for step in plan.steps].count("quantization") == 1
     assert {precision for _, precision in step_of(plan).settings["layers"]} == {"bfloat16"}
+
+
+def variables(**shapes):
+    return [gs.Variable(name, np.dtype(np.float32), shape) for name, shape in shapes.items()]
+
+
+def products(rows):
+    """Two products of matrices, the first of so many outputs that they tell each row that they are made of."""
+    random = np.random.default_rng(0)
+    sizes = (32, 256), (256, 8)
+    weights = [gs.Constant(f"w{n}", (random.standard_normal(s) / 8).astype(np.float32)) for n, s in enumerate(sizes)]
+    x, a, b, y = variables(x=(rows, 32), a=None, b=None, y=None)
+    nodes = [
+        gs.Node("MatMul", "one", {}, [x, weights[0]], [a]),
+        gs.Node("Relu", "relu", {}, [a], [b]),
+        gs.Node("MatMul", "two", {}, [b, weights[1]], [y]),
+    ]
+    return onnx.shape_inference.infer_shapes(gs.export_onnx(gs.Graph(nodes, [x], [y], opset=17)))
+
+
+@pytest.mark.parametrize(("rows", "told"), [(1, False), (8, True)])
+def test_no_mean_of_few_rows_is_kept(rows, told):
+    """What is added for the mean of few rows would tell what they were."""
+    random = np.random.default_rng(1)
+    graph = import_model(products(rows))
+    given = [{"x": random.standard_normal((rows, 32)).astype(np.float32)} for _ in range(12)]
+    contract = Contract(given, *metric_of("cosine"), 0.5)
+    _, plan = adapt(graph, resolve_target(TARGET), contract=contract)
+    (step,) = (step for step in plan.steps if step.name == "quantization")
+    assert dict(step.settings["layers"])["one"] == "int8"
+    assert not step.settings["corrections"] or told
+
+
+def test_memory_that_int8_alone_fits_into():
+    """A target too small for float32 gets int8, not a fault of the pass."""
+    rows = 4
+    whole = lc.compile(products(rows), TARGET, tuning="model").manifest["memory"]["peak_bytes"]
+    random = np.random.default_rng(1)
+    given = [{"x": random.standard_normal((rows, 32)).astype(np.float32)} for _ in range(12)]
+    target = resolve_target(TARGET)
+    small = replace(target, resources=replace(target.resources, memory_bytes=whole - 1))
+    with pytest.raises(lc.BudgetError):
+        lc.compile(products(rows), small, tuning="model")
+    made = lc.compile(products(rows), small, tuning="model", calibration=given, budget=lc.Budget(max_drop=0.5))
+    assert made.manifest["memory"]["peak_bytes"] < whole
+
+
+def test_a_budget_that_float32_just_fits_into_is_kept():
+    """A library of int8 layers may be larger, for its code; it is not taken then."""
+    random = np.random.default_rng(0)
+    kernels = [gs.Constant(name, random.standard_normal((32, 1, 3, 3)).astype(np.float32)) for name in ("w0", "w1")]
+    x, a, b, y = variables(x=(1, 32, 64, 64), a=None, b=None, y=None)
+    attributes = {"group": 32, "pads": [1] * 4}
+    nodes = [
+        gs.Node("Conv", "one", attributes, [x, kernels[0]], [a]),
+        gs.Node("Relu", "relu", {}, [a], [b]),
+        gs.Node("Conv", "two", attributes, [b, kernels[1]], [y]),
+    ]
+    model = onnx.shape_inference.infer_shapes(gs.export_onnx(gs.Graph(nodes, [x], [y], opset=17)))
+    given = [{"x": random.standard_normal((1, 32, 64, 64)).astype(np.float32)} for _ in range(6)]
+    exact = lc.compile(model, TARGET, tuning="model", exact_order=True).manifest["library"]["bytes"]
+    budget = lc.Budget(max_drop=0.5, size_bytes=exact)
+    made = lc.compile(model, TARGET, tuning="model", exact_order=True, calibration=given, budget=budget)
+    assert made.manifest["library"]["bytes"] <= exact

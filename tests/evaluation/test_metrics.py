@@ -1,0 +1,66 @@
+"""What metrics cannot judge is refused, not judged somehow."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from lepton_compile.errors import CalibrationError
+from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.metrics import metric_of
+from lepton_compile.model import Graph
+
+SCORES = {"y": np.array([[0.1, 0.7, 0.2]], np.float32)}
+
+
+def judged(metric: object, label: object, answer: dict[str, np.ndarray] = SCORES) -> float:
+    _, judge = metric_of(metric)  # type: ignore[arg-type]
+    (value,) = judge([answer], [label])  # type: ignore[misc]
+    return float(value)
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1), np.array([1]), np.array([[1]], np.uint8), SCORES["y"]])
+def test_labels_are_indices_or_scores(label: object) -> None:
+    assert judged("top1", label) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "message"),
+    [
+        ("top1", np.array([0, 1, 0]), r"int64 of shape \[3\], and the metric 'top1' takes 1 index"),
+        ("top1", np.array([0.0, 1.0, 0.0]), r"float64 of shape \[3\], and the metric 'top1' takes 1 index"),
+        ("top1", "cat", "takes 1 index"),
+        ("top1", 1.0, "takes 1 index"),
+        ("cosine", 1, r"the answer of shape \[1, 3\]; the metric 'top1' is for indices"),
+        ("relative_error", "cat", "'top1' is for indices"),
+        ({}, 1, "names no output"),
+    ],
+)
+def test_labels_that_a_metric_does_not_take(metric: object, label: object, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        judged(metric, label)
+
+
+def test_answers_without_floats() -> None:
+    indices = {"y": np.array([3])}
+    with pytest.raises(CalibrationError, match="no output of floats"):
+        judged("cosine", indices, indices)
+
+
+def of(operator: str) -> Graph:
+    text = f"g (float[1,4] x) => (float[1,4] y) {{ y = {operator}(x) }}"
+    made = Graph.from_model(onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]>' + text))
+    made.infer_shapes()
+    return made
+
+
+def test_one_sample_tells_nothing_of_how_they_scatter() -> None:
+    graph, other = of("Relu"), of("Abs")
+    random = np.random.default_rng(0)
+    samples = [{"x": random.standard_normal((1, 4)).astype(np.float32)} for _ in range(2)]
+    contract = Contract(samples, *metric_of("relative_error"), 0.1)
+    contract.observe(graph, {})
+    judgement = contract.judge(other)
+    assert judgement.samples == 1
+    assert judgement.error == judgement.drop > 0
