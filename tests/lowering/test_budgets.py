@@ -95,7 +95,7 @@ def test_a_budget_for_latency(convolution: Model) -> None:
     with pytest.raises(lc.BudgetError, match=r"takes 0\.\d+ ms, and the budget for latency is 0\.000; .*calibration"):
         lc.compile(convolution.proto(), "x86-64-v3", budget=Budget(latency_s=1e-9))
     for wrong in (Budget(size_bytes=0), Budget(size_bytes="1MB"), Budget(memory_bytes=-1), Budget(max_drop="1%")):
-        with pytest.raises(lc.BudgetError, match="a number of bytes above 0|a number of 0 or more"):
+        with pytest.raises(lc.BudgetError, match=r"a number of bytes above 0|a number of 0 or more"):
             lc.compile(convolution.proto(), budget=wrong)
     with pytest.raises(lc.BudgetError, match="latency_s has to be a number of seconds above 0, and is 0"):
         lc.compile(convolution.proto(), budget=Budget(latency_s=0))
