@@ -90,19 +90,15 @@ def _library(manifest: Record) -> Section:
 
 
 def _findings(answer: Record) -> Iterator[Section]:
-    """What an approximate pass found: the metric and the seconds, before and after, and every layer."""
+    """What an approximate pass found: the metric and the seconds, before and after, every layer or group of channels."""
     findings, title = answer["findings"], str(answer["pass"]).replace("_", " ").capitalize()
     rows = [(name, _plain(value)) for part in ("metric", "seconds") for name, value in findings.get(part, {}).items()]
     yield Section(title, rows, text=answer["reason"])
-    layers = findings.get("layers")
-    if layers:
-        header = list(dict.fromkeys(column for layer in layers for column in _columns(layer)))
-        cells = [_columns(layer) for layer in layers]
-        yield Section(
-            f"{title}: layers, the one that suffers most first",
-            [[cell.get(column, "") for column in header] for cell in cells],
-            header,
-        )
+    for part, what in (("layers", "layers, the one that suffers most first"), ("groups", "groups of channels")):
+        if findings.get(part):
+            cells = [_columns(each) for each in findings[part]]
+            header = list(dict.fromkeys(column for cell in cells for column in cell))
+            yield Section(f"{title}: {what}", [[cell.get(column, "") for column in header] for cell in cells], header)
 
 
 def _columns(layer: Record) -> dict[str, str]:

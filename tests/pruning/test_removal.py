@@ -219,3 +219,30 @@ def test_what_is_left_answers_as_the_original_without_the_channels(
     assert counts == NETS[net] or (not NETS[net] and counts)
     reasons = [group.frozen for group in structure.groups if group.frozen]
     assert any("output of the model" in reason for reason in reasons)
+
+
+def test_what_a_group_goes_through_can_be_looked_at() -> None:
+    model = Model()
+    graph = end(model, *residual(model, model.input(1, 4, 6, 6)))
+    structure = find_groups(graph)
+    view = structure.networkx(graph)
+    groups = {name: each for name, each in view.nodes(data=True) if each["kind"] == "group"}
+    assert sorted(each["channels"] for each in groups.values() if not each["frozen"]) == [8, 12]
+    (wide,) = (name for name, each in groups.items() if each["channels"] == 12)
+    through = [view.nodes[node]["op"] for node in view.neighbors(wide)]
+    assert (
+        sorted(through) == ["Add", "Conv", "Conv", "Conv", "Conv", "Relu", "Relu", "Relu"] or through.count("Conv") == 4
+    )
+    (reader,) = (node for node in view.neighbors(wide) if node == graph.gs.nodes[-1].name)
+    assert (graph.gs.nodes[-1].inputs[1].name, 1) in view.edges[wide, reader]["places"]
+
+
+def test_an_unknown_operator_freezes_what_it_reads() -> None:
+    model = Model()
+    x = convolution(model, model.input(1, 4, 6, 6), 4, 8)
+    graph = end(model, model.node("CumSum", x, model.constant(1, "int64")), 8)
+    structure = find_groups(graph)
+    assert not structure.prunable
+    assert any(
+        "(CumSum) is an operator that channels are not followed through" in each.frozen for each in structure.groups
+    )
