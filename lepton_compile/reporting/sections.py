@@ -90,7 +90,7 @@ def _library(manifest: Record) -> Section:
 
 
 def _findings(answer: Record) -> Iterator[Section]:
-    """What an approximate pass found: the metric and the seconds, before and after, every layer or group of channels."""
+    """What an approximate pass found: the metric and the seconds, before and after; layers, or groups of channels."""
     findings, title = answer["findings"], str(answer["pass"]).replace("_", " ").capitalize()
     rows = [(name, _plain(value)) for part in ("metric", "seconds") for name, value in findings.get(part, {}).items()]
     yield Section(title, rows, text=answer["reason"])
