@@ -152,7 +152,9 @@ def test_embeddings_are_means_over_the_tokens_alone():
 def test_a_metric_is_the_worst_deviation():
     original = {"p": np.array([[0.5, 0.5]], np.float32)}
     off = {"p": np.array([[0.51, 0.49]], np.float32)}
-    assert metric("open-nsfw")([original, off], [original] * 2) == pytest.approx(-0.5, abs=1e-3)
+    assert metric("open-nsfw")([off, *[original] * 6], [original] * 7) == pytest.approx(-0.5, abs=1e-3)
+    # Where all are off, others are further off than the worst of these.
+    assert metric("open-nsfw")([off] * 7, [original] * 7) == pytest.approx(-1.25, abs=2e-3)
     assert metric("open-nsfw")([original], [original]) == 0
     assert metric("open-nsfw").__name__ == "agreement"
     sure, less_sure = ({"output": np.array([[p]], np.float32), "stateN": original["p"]} for p in (0.9, 0.91))
