@@ -13,6 +13,7 @@ from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.latency import Latency, Steps, channels_of
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
+from lepton_compile.pruning.sensitivity import by_answers
 from lepton_compile.pruning.widths import allocate, units_of
 
 # How many samples the importance of channels and the weights that make up for them are found with, at most.
@@ -69,7 +70,8 @@ class Planner:
         self._measure = measure
         self._samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
         self._structure = find_groups(graph)
-        self._orders = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples)
+        order = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples)
+        self._orders = by_answers(graph, self._structure, order, self._samples)
         self._units = units_of(self._structure, lanes)
         self._latency = Latency(graph, self._structure, self._orders, self._units, measure)
         self._refusals = tuple(f"{group.name}: {group.frozen}" for group in self._structure.groups if group.frozen)
