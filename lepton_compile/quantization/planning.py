@@ -177,14 +177,14 @@ def _small_enough(study: _Study, graph: Graph, largest: int) -> _Study | str:
 def _sparing(
     study: _Study, gains: Table, alone: Table, quickest: Assignment, budget: float, fits: Callable[[Assignment], bool]
 ) -> Assignment:
-    """A choice that is fast enough and costs less than the quickest one, if there is one."""
+    """A choice that is fast enough, holds, and gives up less than the quickest one, if there is one."""
     unchanged = study.seconds({})
     needed = unchanged - budget
     for _ in range(_ATTEMPTS if needed > 0 else 0):
         tried = sparing(gains, alone, needed)
         seconds = study.seconds(tried)
         if seconds <= budget:
-            return tried if fits(tried) and study.excess(tried) <= study.excess(quickest) else quickest
+            return tried if fits(tried) and study.excess(tried) <= 0 else quickest
         needed += 1.1 * (seconds - budget)
     return quickest if needed > 0 else {}
 

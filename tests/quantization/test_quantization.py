@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
-from lepton_compile.target import resolve_target
+from lepton_compile.target import resolve_target, with_budget
+from lepton_compile.tuning import Workbench
 
 TARGET = "x86-64-v4-vnni"
 
@@ -416,3 +418,25 @@ def test_a_budget_that_float32_just_fits_into_is_kept():
     budget = lc.Budget(max_drop=0.5, size_bytes=exact)
     made = lc.compile(model, TARGET, tuning="model", exact_order=True, calibration=given, budget=budget)
     assert made.manifest["library"]["bytes"] <= exact
+
+
+def test_a_budget_for_latency_is_met_with_no_more_layers_than_it_takes():
+    """By a metric that tells nothing apart: what costs least is what loses least."""
+    target, graph = resolve_target(TARGET), import_model(net())
+    bench = Workbench(target, "net", passes=None, tuning="model", exact_order=False, progress=lambda line: None)
+
+    def total(of):
+        return math.fsum(bench.seconds(of).values())
+
+    def within(seconds):
+        contract = Contract(samples(), "nothing", lambda answers, expected: 0.0, 1.0)
+        budgeted = with_budget(target, lc.Budget(latency_s=seconds))
+        made, plan = adapt(graph, budgeted, contract=contract, measure=bench.seconds)
+        layers = [dict(step.settings["layers"]) for step in plan.steps if step.name == "quantization"]
+        return made, layers[0] if layers else {}
+
+    fastest, every = within(1e-9)
+    assert within(total(graph))[1] == {}
+    made, some = within((total(graph) + total(fastest)) / 2)
+    assert 0 < len(some) < len(every)
+    assert total(made) <= (total(graph) + total(fastest)) / 2
