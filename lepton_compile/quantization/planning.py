@@ -124,7 +124,9 @@ def plan(
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
 
     def fits(choice: Assignment) -> bool:
-        return largest is None or context.size is None or study.size(choice) <= largest - _NAMES
+        if largest is None or context.size is None:
+            return True
+        return study.size(choice) <= max(largest - _NAMES, study.size({}))
 
     quickest = next(filter(fits, sorted((each for each in held if each), key=study.seconds)), {})
     alone = choice.alone
@@ -160,18 +162,23 @@ def _small_enough(study: _Study, graph: Graph, largest: int) -> _Study | str:
     """The study on top of weights of few bits with which the library fits, or why there are none."""
     if study.size({}) <= largest:
         return study
-    aim, over = largest - _NAMES, 0
+    found = _smaller(study, graph, largest - _NAMES)
+    return _smaller(study, graph, largest) if isinstance(found, str) else found
+
+
+def _smaller(study: _Study, graph: Graph, largest: int) -> _Study | str:
+    aim, over = largest, 0
     for _ in range(_ATTEMPTS):
         shrunk = shrink(graph, aim, study.size, lambda base: study.on(base).excess({}), study.price)
         if shrunk.assignment is None:
-            return f"the smallest choice takes {largest - _NAMES + over} bytes" if over else shrunk.reason
+            return f"the smallest choice takes {largest + over} bytes" if over else shrunk.reason
         found = study.on(shrunk.assignment)
         # What makes up for lost weights is known now, and with it which kernels are the same.
-        over = found.size({}) - (largest - _NAMES)
+        over = found.size({}) - largest
         if over <= 0:
             return found
         aim -= over
-    return f"the smallest choice that was tried takes {largest - _NAMES + over} bytes"
+    return f"the smallest choice that was tried takes {largest + over} bytes"
 
 
 def _sparing(
