@@ -83,6 +83,24 @@ def covariances(ones: Iterable[Array], others: Iterable[Array]) -> Covariances:
     return Covariances(mean, other_mean, moments, mixed, count)
 
 
+def least_squares(known: Covariances, wanted: Array, near: Array, share: float) -> npt.NDArray[np.float32]:
+    """W' of which y W' is nearest to x W, around the means, and which stays near V where little is known.
+
+    (C[y'y] + d) (W' - V) = C[y'x] W - C[y'y] V, by groups, inputs and outputs.
+
+    Args:
+        known: The covariances C.
+        wanted: W.
+        near: V.
+        share: d, as a share of the mean variance of y.
+    """
+    damping = share * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    damped = known.moments + np.where(damping > 0, damping, 1.0) * np.eye(near.shape[1])
+    # W' - V, so that weights that nothing moves stay what they are, exactly.
+    left = known.mixed.astype(np.float64) @ wanted - known.moments.astype(np.float64) @ near
+    return np.asarray(near + np.linalg.solve(damped, left), np.float32)
+
+
 def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
     """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs."""
     if node.op != "Conv":

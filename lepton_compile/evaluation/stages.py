@@ -17,6 +17,10 @@ from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, subgraphs
 
 Array = npt.NDArray[Any]
+Samples = Sequence[Mapping[str, Array]]
+
+HELD_BYTES = 64 << 20
+"""What the inner tensors of one graph may take, of all samples together."""
 
 
 def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> Iterator[list[Array]]:
@@ -44,6 +48,11 @@ def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str,
         for values in held:
             for done in [each for each in values if last.get(each, -1) <= number]:
                 del values[done]
+
+
+def as_many_as_held(graph: Graph, names: Sequence[str], samples: Samples) -> Samples:
+    """The first of samples, as many as `in_stages` may hold tensors of."""
+    return samples[: max(1, HELD_BYTES // max(1, most_held(graph, names)))]
 
 
 def most_held(graph: Graph, names: Sequence[str]) -> int:

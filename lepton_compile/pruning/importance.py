@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.evaluation.covariances import LARGEST_INNER
-from lepton_compile.evaluation.stages import in_stages, most_held
+from lepton_compile.evaluation.stages import as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Group, Structure
 from lepton_compile.pruning.sums import Sum, sums
@@ -33,8 +33,6 @@ Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 Samples = Sequence[Mapping[str, Array]]
 
-# What is held of all samples at a time.
-_HELD_BYTES = 64 << 20
 # What is added to the diagonal of C, as a share of its mean.
 _DAMPING = 0.01
 
@@ -100,9 +98,9 @@ def _readers(graph: Graph, structure: Structure, samples: Samples) -> list[_Read
         if np.isin(structure.axes[each.reads.name][each.axis], free).any():
             by_axis[each.reads.name][each.axis].append(each)
     names = list(by_axis)
-    most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
+    held = as_many_as_held(graph, names, samples)
     found = []
-    for name, values in zip(names, in_stages(graph, names, samples[:most]), strict=True):
+    for name, values in zip(names, in_stages(graph, names, held), strict=True):
         for axis, layers in by_axis[name].items():
             moments, mean = _moments(values, axis)
             for layer in layers:

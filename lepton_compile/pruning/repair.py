@@ -28,9 +28,10 @@ from lepton_compile.evaluation.covariances import (
     by_inputs,
     covariances,
     drawn,
+    least_squares,
     rows_of,
 )
-from lepton_compile.evaluation.stages import in_stages, most_held
+from lepton_compile.evaluation.stages import as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.telling import rounded
@@ -43,8 +44,6 @@ Samples = Sequence[Mapping[str, Array]]
 # d, as shares of the mean variance of what a layer reads. The one is taken with which what is fitted to every other
 # sample is best on those between.
 _DAMPINGS = 0.001, 0.01, 0.1, 1.0
-# What is held of all samples at a time, of the original's tensors and of the others each.
-_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set
     counts = correctable(pruned, [node.name for node in layers])
     add_to_outputs(pruned, {name: [0.0] * count for name, count in counts.items()})
     names = list(dict.fromkeys(node.inputs[0].name for node in layers))
-    most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
-    stages = (in_stages(each, names, samples[:most]) for each in (graph, pruned))
+    held = as_many_as_held(graph, names, samples)
+    stages = (in_stages(each, names, held) for each in (graph, pruned))
     fresh_name = Uses(pruned).fresh_name
     weights: dict[str, Array] = {}
     offsets: dict[str, tuple[float, ...]] = {}
@@ -164,20 +163,12 @@ def _fitted(
     damping = _DAMPINGS[-1]
     if len(changed) > 1:
         fitting, judging = between(slice(0, None, 2)), between(slice(1, None, 2))
-        damping = min(_DAMPINGS, key=lambda each: _lost(judging, _least_squares(fitting, wanted, left, each), wanted))
-    fitted = _least_squares(known, wanted, left, damping)
+        damping = min(_DAMPINGS, key=lambda each: _lost(judging, least_squares(fitting, wanted, left, each), wanted))
+    fitted = least_squares(known, wanted, left, damping)
     stored = rounded(np.ascontiguousarray(as_stored(node, fitted, node.inputs[1].shape)))
     fitted = by_inputs(node, stored)
     offsets = (known.other_mean[:, None] @ wanted - known.mean[:, None] @ fitted).reshape(-1)
     return stored, offsets
-
-
-def _least_squares(known: Covariances, wanted: Array, left: Array, share: float) -> npt.NDArray[np.float32]:
-    """W' of each group, d being this share of the mean variance."""
-    damping = share * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    damping = np.where(damping > 0, damping, 1.0)
-    damped = known.moments + damping * np.eye(left.shape[1])
-    return np.linalg.solve(damped, known.mixed.astype(np.float64) @ wanted + damping * left).astype(np.float32)
 
 
 def _lost(known: Covariances, fitted: Array, wanted: Array) -> float:

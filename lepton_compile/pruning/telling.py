@@ -5,14 +5,14 @@ They are 16-bit integers with a scale for each index of the first axis: as good 
 
 from __future__ import annotations
 
-import base64
 import math
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lepton_compile.rewriting.packing import packed, unpacked
 
 Array = npt.NDArray[Any]
 
@@ -27,9 +27,7 @@ def rounded(weights: Array) -> npt.NDArray[np.float32]:
 def told(weights: Array) -> str:
     """Weights that `rounded` gave, as text."""
     integers, scales = _integers(weights)
-    # There is no pattern in them but how frequent each byte is, and looking for one takes long.
-    packing = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
-    return base64.b64encode(packing.compress(scales.tobytes() + integers.tobytes()) + packing.flush()).decode()
+    return packed(scales.tobytes() + integers.tobytes())
 
 
 def followed(text: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -38,14 +36,11 @@ def followed(text: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
     Raises:
         ValueError: The text is none, or one for weights of another shape.
     """
-    try:
-        packed = zlib.decompress(base64.b64decode(text, validate=True))
-    except (ValueError, zlib.error) as error:
-        raise ValueError(f"weights cannot be read: {error}") from error
-    if len(packed) != 4 * shape[0] + 2 * math.prod(shape):
+    content = unpacked(text, "weights")
+    if len(content) != 4 * shape[0] + 2 * math.prod(shape):
         raise ValueError(f"the text is of other weights than these of shape {tuple(shape)}")
-    scales = np.frombuffer(packed, np.float32, shape[0])
-    return _restored(np.frombuffer(packed, np.int16, offset=4 * shape[0]).reshape(shape[0], -1), scales, shape)
+    scales = np.frombuffer(content, np.float32, shape[0])
+    return _restored(np.frombuffer(content, np.int16, offset=4 * shape[0]).reshape(shape[0], -1), scales, shape)
 
 
 def _integers(weights: Array) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:

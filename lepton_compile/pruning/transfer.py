@@ -170,10 +170,15 @@ def _transposed_convolution(node: gs.Node, labelling: Labelling) -> None:
 
 def _positions(node: gs.Node, labelling: Labelling, x: Axes, made: Labels) -> None:
     """The result of a convolution, whose bias belongs to its channels."""
-    _moves_over(x[2:], node, labelling)
     bias = operand(node, 2)
     if bias is not None:
         labelling.join(made, labelling.of(bias)[0], node)
+    _set_over_positions(node, labelling, x, made)
+
+
+def _set_over_positions(node: gs.Node, labelling: Labelling, x: Axes, made: Labels) -> None:
+    """The result of what moves over positions, with these channels."""
+    _moves_over(x[2:], node, labelling)
     labelling.set(node.outputs[0], [x[0], made, *(fixed(size) for size in node.outputs[0].shape[2:])])
 
 
@@ -464,20 +469,18 @@ def _changing(changed: Set[int], node: gs.Node, labelling: Labelling) -> Axes:
 
 def _depth_to_space(node: gs.Node, labelling: Labelling) -> None:
     x, block = labelling.of(node.inputs[0]), int(node.attrs["blocksize"])
-    _moves_over(x[2:], node, labelling)
     if node.attrs.get("mode", "DCR") == "CRD":
         by_result = x[1].reshape(-1, block * block)
     else:
         by_result = x[1].reshape(block * block, -1).T
     made = labelling.together(by_result, node)
-    labelling.set(node.outputs[0], [x[0], made, *(fixed(size) for size in node.outputs[0].shape[2:])])
+    _set_over_positions(node, labelling, x, made)
 
 
 def _space_to_depth(node: gs.Node, labelling: Labelling) -> None:
     x, block = labelling.of(node.inputs[0]), int(node.attrs["blocksize"])
-    _moves_over(x[2:], node, labelling)
     made = np.tile(x[1], block * block)
-    labelling.set(node.outputs[0], [x[0], made, *(fixed(size) for size in node.outputs[0].shape[2:])])
+    _set_over_positions(node, labelling, x, made)
 
 
 def _recurrent(node: gs.Node, labelling: Labelling) -> None:

@@ -25,14 +25,14 @@ import onnx_graphsurgeon as gs
 from lepton_compile.evaluation.covariances import (
     FEWEST_VECTORS,
     LARGEST_INNER,
-    Covariances,
     as_stored,
     by_inputs,
     covariances,
     drawn,
+    least_squares,
     rows_of,
 )
-from lepton_compile.evaluation.stages import in_stages, most_held, part_of
+from lepton_compile.evaluation.stages import HELD_BYTES, as_many_as_held, in_stages, part_of
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.model.traversal import captured, walk
@@ -48,8 +48,6 @@ Samples = Sequence[Mapping[str, Array]]
 
 # d, as a share of the mean variance of what a layer reads.
 _DAMPING = 0.3
-# What is held of all samples at a time, of the original's tensors and of the others each.
-_HELD_BYTES = 64 << 20
 # Integers are kept by how they differ from the nearest ones, in a byte.
 _FURTHEST = 127
 _BRANCHES = "then_branch", "else_branch"
@@ -112,8 +110,10 @@ def _reconstruct(
     rounded = {node.name: node for node in approximate.gs.nodes}
     products = [each for each in _products(graph) if each.node in bits]
     names = list(dict.fromkeys(each.reads for each in products))
-    most = max(1, _HELD_BYTES // max(1, most_held(graph, names)))
-    stages = (in_stages(which, names, of[:most]) for which, of in zip((graph, approximate), samples, strict=True))
+    stages = (
+        in_stages(which, names, as_many_as_held(graph, names, of))
+        for which, of in zip((graph, approximate), samples, strict=True)
+    )
     for name, original, changed in zip(names, *stages, strict=True):
         for product in products:
             if product.reads != name:
@@ -148,7 +148,7 @@ def _in_branch(
         body = node.attrs[name]
         bodies.append(Graph(part_of(whole, body.nodes, captured([body]), body.outputs)))
     reads, changed_reads = ([tensor.name for tensor in body.gs.inputs] for body in bodies)
-    most = max(1, _HELD_BYTES // max(1, sum(map(bytes_of, bodies[0].gs.inputs))))
+    most = max(1, HELD_BYTES // max(1, sum(map(bytes_of, bodies[0].gs.inputs))))
     condition = owners[0].inputs[0]
     known = constant(condition)
     run = _values(graph, reads if known is not None else [*reads, condition.name])
@@ -221,7 +221,7 @@ class _Product:
         )
         if not known.finite:
             return _Rounded(np.ascontiguousarray(made.values * made.steps))
-        wanted = _least_squares(known, exact)
+        wanted = least_squares(known, exact, exact, _DAMPING)
         near = np.clip(np.rint(wanted / steps), -most, most)
         integers = rounded_together(wanted, steps, near, most, known.moments).astype(np.int16)
         integers = np.clip(integers, nearest - _FURTHEST, nearest + _FURTHEST)
@@ -292,12 +292,3 @@ def _of_steps(node: gs.Node) -> Iterator[_Product]:
     as_it_is = node.op != "GRU" or int(node.attrs.get("linear_before_reset", 0))
     if steps == 1 and as_it_is and state is not None and constant(state) is None:
         yield _Product(node.name, state.name, 2, 2)
-
-
-def _least_squares(known: Covariances, weights: Array) -> npt.NDArray[np.float32]:
-    """W' of each group of inputs."""
-    damping = _DAMPING * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    damped = known.moments + np.where(damping > 0, damping, 1.0) * np.eye(weights.shape[1])
-    # W' - W, so that weights that nothing moves stay what they are, exactly.
-    moved = np.linalg.solve(damped, (known.mixed - known.moments).astype(np.float64) @ weights)
-    return np.asarray(weights + moved, np.float32)

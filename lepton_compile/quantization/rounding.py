@@ -16,12 +16,12 @@ What is decided is kept as the difference from the nearest integers, so that it 
 
 from __future__ import annotations
 
-import base64
-import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lepton_compile.rewriting.packing import packed, unpacked
 
 Array = npt.NDArray[Any]
 
@@ -71,10 +71,7 @@ def costs(differences: Array, moments: Array) -> Array:
 def told(integers: Array, nearest: Array) -> str:
     """How integers differ from the nearest ones, as text: for each a bit that says whether, and then by how much."""
     moved = (integers.astype(np.int8) - nearest.astype(np.int8)).reshape(-1)
-    packed = np.packbits(moved != 0).tobytes() + moved[moved != 0].tobytes()
-    # There is no pattern in them but how frequent each byte is, and looking for one takes long.
-    packing = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
-    return base64.b64encode(packing.compress(packed) + packing.flush()).decode()
+    return packed(np.packbits(moved != 0).tobytes() + moved[moved != 0].tobytes())
 
 
 def followed(nearest: Array, text: str) -> Array:
@@ -83,13 +80,10 @@ def followed(nearest: Array, text: str) -> Array:
     Raises:
         ValueError: The text is no such difference, or one for another number of weights.
     """
-    try:
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
-    except (ValueError, zlib.error) as error:
-        raise ValueError(f"the rounding of weights cannot be read: {error}") from error
+    content = np.frombuffer(unpacked(text, "the rounding of weights"), np.uint8)
     flags = -(-nearest.size // 8)
-    differs = np.unpackbits(packed[:flags]).astype(bool)
-    by = packed[flags:].view(np.int8)
+    differs = np.unpackbits(content[:flags]).astype(bool)
+    by = content[flags:].view(np.int8)
     if differs[nearest.size :].any() or len(differs) != 8 * flags or differs.sum() != by.size:
         raise ValueError(f"the rounding is of other weights than these {nearest.size}")
     found = nearest.copy()
