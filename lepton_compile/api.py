@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -19,10 +20,10 @@ from lepton_compile.evaluation.metrics import Metric, metric_of
 from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
-from lepton_compile.planning import Plan, adapt
-from lepton_compile.rewriting import Pass
+from lepton_compile.planning import Plan, adapt, explore
+from lepton_compile.rewriting import Context, Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
-from lepton_compile.target import Budget, Target, resolve_target, with_budget
+from lepton_compile.target import Budget, Target, resolve_target, with_budget, with_latency
 from lepton_compile.tuning import MODEL, PlanCache, Workbench, how_to_tune, plan_cache, tuned
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -42,6 +43,7 @@ def compile(
     plan: Plan | None = None,
     threads: int | None = None,
     budget: Budget | None = None,
+    search: float | None = None,
     tuning: str | os.PathLike[str] | None = None,
     exact_order: bool = False,
     verify: bool = False,
@@ -72,6 +74,10 @@ def compile(
             of a run. Kernels that buy speed with larger weights are left out where they would exceed it, and weights
             that the model has in integers stay integers. And how much of the metric it may lose, instead of what the
             target's policy says.
+        search: Seconds in which plans that passes would not take by their rules are tried as well, and measured: of all
+            that hold the contract, the one is taken that keeps the budget and costs least of the metric, or else the
+            fastest. What was tried is kept in the user's cache: a search that was stopped goes on there. Needs
+            calibration data, and the extra "search".
         tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
             the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
@@ -89,6 +95,7 @@ def compile(
         UnsupportedOperatorError: It uses operators that cannot be compiled.
         BudgetError: It takes more memory than the target has, or than its budget allows.
         CalibrationError: The calibration data, or the metric, cannot be used.
+        LeptonError: Optuna is not installed, or where searches are kept cannot be used.
         TargetError: There is no such target.
         PassError: A pass broke the model.
         BudgetError: The library, or a run of it, takes more than the budget; a run's time as it is measured on this
@@ -107,15 +114,15 @@ def compile(
     graph = import_model(model, shapes)
     symbol = identifier(name or _name(model, graph))
     workbench = Workbench(target, symbol, passes=passes, tuning=tuning, exact_order=exact_order, progress=line)
-    contract, decided = None, PlanCache()
+    contract, decided, searches = None, PlanCache(), None
     if calibration is not None:
         contract = Contract(calibration, *metric_of(metric), target.policy.max_drop)
-    elif metric is not None or key is not None:
-        raise CalibrationError("a metric judges samples, and a key names them: give calibration data with it")
+    elif metric is not None or key is not None or search is not None:
+        raise CalibrationError("a metric judges samples, a key names them, a search needs them: give calibration data")
     if calibration is not None and plan is None:
-        decided = plan_cache(
+        cache_of = functools.partial(
+            plan_cache,
             graph,
-            target,
             data=calibration,
             metric=metric,
             key=key,
@@ -123,15 +130,19 @@ def compile(
             tuning=how_to_tune(target, tuning),
             exact_order=exact_order,
         )
+        decided = cache_of(target, search=search)
+        # What was tried for one budget of latency serves others.
+        searches = cache_of(with_latency(target, None)).search_folder
+    context = Context(contract, workbench.seconds, workbench.size, workbench.memory)
     if known := decided.recall():
         line("taking the plan from the cache: the same was asked before")
         plan, workbench.times = known
+    elif search is not None and plan is None:
+        plan = explore(graph, target, context, search, passes=passes, folder=searches, progress=line)
     graph, plan = adapt(
         graph,
         target,
-        contract=contract,
-        measure=workbench.seconds,
-        size=workbench.size,
+        context=context,
         passes=passes,
         plan=plan,
         verify=verify,

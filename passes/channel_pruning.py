@@ -1,4 +1,4 @@
-"""Channel pruning: channels that matter least go until a run is as fast as the budget asks for.
+"""Channel pruning: channels that matter least go until the library and its runs take no more than they may.
 
 What goes together is found by following the indices of every axis through the operators
 (`lepton_compile.pruning.groups`); which go first, by what the others cannot make up for
@@ -10,17 +10,20 @@ What goes together is found by following the indices of every axis through the o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from lepton_compile.model import Graph
+from lepton_compile.model.fingerprints import weights_of
 from lepton_compile.pruning.groups import find_groups
-from lepton_compile.pruning.planning import Planner, TooSlow
+from lepton_compile.pruning.planning import Planner, TooMuch
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import Repair, apply
 from lepton_compile.pruning.telling import followed, told
+from lepton_compile.rewriting.limits import Limit, Resource, fit, limits
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 
 if TYPE_CHECKING:
@@ -38,56 +41,78 @@ class ChannelPruning(Pass):
         removed: The indices of axes of tensors that go, with all that has to go with them.
         weights: New weights of some of the layers, compressed.
         offsets: What is added to the outputs of some of the layers.
+        left: What share of a run's time is left, whatever the budgets; None: what they ask for.
     """
 
     name = "channel_pruning"
     stage = Stage.PRUNE
     exact = False
+    choices: ClassVar[Mapping[str, Sequence[object]]] = {"left": (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)}
 
     removed: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
     weights: tuple[tuple[str, str], ...] = ()
     offsets: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    left: float | None = None
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the channels that go."""
-        budget, measure, contract = target.budget.latency_s, context.measure, context.contract
-        if budget is None:
-            return Decline("there is no budget for latency, which channels would be removed for")
-        if measure is None:
-            return Decline("nothing says what a run takes")
-        before = math.fsum(measure(graph).values())
-        if before <= budget:
-            return Decline(f"a run takes {before * 1e3:.3f} ms, and may take {budget * 1e3:.3f}")
+        contract = context.contract
+        limited = limits(graph, target, context) if self.left is None else self._asked(graph, context)
+        if not limited:
+            return Decline("there is no budget that channels would be removed for")
+
+        def compared(taken: Sequence[float], so: str = "") -> str:
+            return "; ".join(limit.compared(each, so) for limit, each in zip(limited, taken, strict=True))
+
+        before = [limit.taken(graph) for limit in limited]
+        if fit(limited, before):
+            return Decline(compared(before))
         if contract is None:
-            return Proposal(self, f"a run takes {before * 1e3:.3f} ms, and may take {budget * 1e3:.3f}")
+            return Proposal(self, compared(before))
 
-        def outlook(pruned: Graph) -> float:
-            if context.outlook is None:
-                return math.fsum(measure(pruned).values())
-            return context.outlook(pruned, self.stage)
+        def later(pruned: Graph) -> list[float]:
+            alone = self.left is not None or context.outlook is None
+            done = pruned if alone or context.outlook is None else context.outlook(pruned, self.stage)
+            return [limit.taken(done) for limit in limited]
 
-        seconds = outlook(graph)
-        if seconds <= budget:
-            return Decline(f"a run takes {seconds * 1e3:.3f} ms without it, and may take {budget * 1e3:.3f}")
-        planner = Planner(graph, target.vector_bytes // 4, contract, measure)
-        goal = before
+        taken = later(graph)
+        if fit(limited, taken):
+            return Decline(compared(taken, "without it"))
+        key = "channels", weights_of(graph), *(limit.resource for limit in limited)
+        planner = contract.once(key, lambda: Planner(graph, target.vector_bytes // 4, context, limited))
+        goals = before
         for _ in range(_ATTEMPTS):
-            goal *= budget / seconds
-            pruned = planner.within(goal)
-            if isinstance(pruned, TooSlow):
+            goals = [
+                goal * min(1.0, limit.most / each) for goal, limit, each in zip(goals, limited, taken, strict=True)
+            ]
+            pruned = planner.within(goals)
+            if isinstance(pruned, TooMuch):
                 return Decline(pruned.reason, pruned.refusals)
             if not pruned.holds:
                 return Decline(f"the contract would not hold: {pruned.reason}", pruned.refusals, pruned.findings)
-            rewrite = ChannelPruning(
-                pruned.removed,
-                tuple((name, told(values)) for name, values in pruned.repair.weights.items()),
-                tuple(pruned.repair.offsets.items()),
+            rewrite = replace(
+                self,
+                removed=pruned.removed,
+                weights=tuple((name, told(values)) for name, values in pruned.repair.weights.items()),
+                offsets=tuple(pruned.repair.offsets.items()),
             )
-            seconds = outlook(rewrite.run(graph.copy(), context))
-            if seconds <= budget:
-                reason = f"{pruned.reason}; in the end {seconds * 1e3:.3f}, of {budget * 1e3:.3f} that it may take"
+            taken = later(rewrite.run(graph.copy(), context))
+            if fit(limited, taken):
+                reason = f"{pruned.reason}; {compared(taken, 'in the end')}"
                 return Proposal(rewrite, reason, pruned.refusals, pruned.findings)
-        return Decline(f"a run takes {seconds * 1e3:.3f} ms, and may take {budget * 1e3:.3f}: {pruned.reason}")
+        return Decline(f"{compared(taken)}: {pruned.reason}")
+
+    def _asked(self, graph: Graph, context: Context) -> list[Limit]:
+        """The share of a run's time that is to be left, of what it was before any channel went."""
+        measure, contract = context.measure, context.contract
+        if measure is None or contract is None or self.left is None:
+            return []
+
+        def seconds(of: Graph) -> float:
+            return math.fsum(measure(of).values())
+
+        whole = contract.once("seconds of a run with all channels", lambda: seconds(graph))
+        return [Limit(Resource.LATENCY, self.left * whole, seconds)]
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Remove them, and let what is left make up for them."""

@@ -1,6 +1,6 @@
 """Quantization: layers compute in int8 or bfloat16 where that is faster, as far as the accuracy contract allows.
 
-Where a budget for size asks for it, weights take 16, 8 or 4 bits as well.
+Where a budget for size or memory asks for it, weights take 16, 8 or 4 bits as well.
 
     y = conv(x, w, b)   ->   y = conv(dequantize(quantize(x)), dequantize(W), dequantize(B))
     y = conv(x, w, b)   ->   y = conv(float32(bfloat16(x)), float32(bfloat16(w)), b)
@@ -16,14 +16,16 @@ Samples that are held out have the last word.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from lepton_compile.model import Graph
 from lepton_compile.quantization.layers import find_groups, find_layers
 from lepton_compile.quantization.narrowing import find_products
 from lepton_compile.quantization.planning import plan, predicted_gain
 from lepton_compile.quantization.recipe import BFLOAT16, INT8, PRECISIONS, Recipe, follow
+from lepton_compile.rewriting.limits import Resource, limits
 from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, Stage
 from lepton_compile.rewriting.quantization import is_narrowing, is_restoring
 
@@ -42,38 +44,43 @@ class Quantization(Pass):
         smoothing: What the channels of some of these tensors are divided by before.
         corrections: What is added to the outputs of some of the layers.
         rounding: By how much the integers of some of the layers' weights differ from the nearest ones, compressed.
+        saved: How much of the time that could be saved is, as a share; None: all, or what a budget asks for.
     """
 
     name = "quantization"
     stage = Stage.QUANTIZE
     exact = False
+    choices: ClassVar[Mapping[str, Sequence[object]]] = {"saved": (0.0, 0.25, 0.5, 0.75, 1.0)}
 
     layers: tuple[tuple[str, str], ...] = ()
     scales: tuple[tuple[str, float, int], ...] = ()
     smoothing: tuple[tuple[str, tuple[float, ...]], ...] = ()
     corrections: tuple[tuple[str, tuple[float, ...]], ...] = ()
     rounding: tuple[tuple[str, str], ...] = ()
+    saved: float | None = None
 
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the layers that pay."""
         if any(is_narrowing(node) or is_restoring(node) for node in graph.nodes()):
             return Decline("the model is quantized; it keeps its numbers")
-        precisions, budget = _useful(target), target.budget
-        size = budget.size_bytes
+        precisions, limited = _useful(target), limits(graph, target, context)
+        storage = any(limit.resource is not Resource.LATENCY for limit in limited)
         layers, refusals = find_layers(graph) if INT8 in precisions else ([], [])
         halves = find_products(graph) if BFLOAT16 in precisions else []
-        if not precisions and size is None:
+        if self.saved == 0 and not storage:
+            return Decline("no time is to be saved by it")
+        if not precisions and not storage:
             return Decline(_why_not(target))
-        if not layers and not halves and size is None:
+        if not layers and not halves and not storage:
             return Decline(f"no layer could compute in {' or '.join(precisions)}", tuple(refusals))
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers, halves), tuple(refusals))
-        planned = plan(graph, groups, halves, budget, context)
+        planned = plan(graph, groups, halves, limited, context, self.saved)
         refusals += planned.refusals
         if planned.recipe is None:
             return Decline(planned.reason, tuple(refusals), planned.findings)
-        return Proposal(_pass_of(planned.recipe), planned.reason, tuple(refusals), planned.findings)
+        return Proposal(self._following(planned.recipe), planned.reason, tuple(refusals), planned.findings)
 
     def run(self, graph: Graph, context: Context) -> Graph:
         """Quantize them."""
@@ -85,6 +92,16 @@ class Quantization(Pass):
             dict(self.rounding),
         )
         return follow(recipe, graph)
+
+    def _following(self, recipe: Recipe) -> Quantization:
+        return replace(
+            self,
+            layers=tuple(recipe.precisions.items()),
+            scales=tuple((name, *scale) for name, scale in recipe.scales.items()),
+            smoothing=tuple(recipe.smoothing.items()),
+            corrections=tuple(recipe.corrections.items()),
+            rounding=tuple(recipe.rounding.items()),
+        )
 
 
 def _useful(target: Target) -> list[str]:
@@ -99,13 +116,3 @@ def _why_not(target: Target) -> str:
     if not allowed:
         return f"the policy of target '{target.name}' is to compute in {', '.join(target.policy.precision)}"
     return f"target '{target.name}' has no instruction that adds products of {' or '.join(allowed)}: float32 is faster"
-
-
-def _pass_of(recipe: Recipe) -> Quantization:
-    return Quantization(
-        tuple(recipe.precisions.items()),
-        tuple((name, *scale) for name, scale in recipe.scales.items()),
-        tuple(recipe.smoothing.items()),
-        tuple(recipe.corrections.items()),
-        tuple(recipe.rounding.items()),
-    )

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 import lepton_compile
-from lepton_compile.cli.options import Model, Shapes, TargetOption, read_budget, read_passes, read_shapes, read_text
+from lepton_compile.cli.options import (
+    Model,
+    Shapes,
+    TargetOption,
+    read_budget,
+    read_duration,
+    read_passes,
+    read_shapes,
+    read_text,
+)
 from lepton_compile.cli.progress import show_progress
 from lepton_compile.reporting.quantities import format_bytes
 from lepton_compile.runtime.loader import check_destination
@@ -54,6 +63,10 @@ def compile(
         str | None,
         typer.Option(metavar="NAME", help="Part of the name that decisions are cached under: a new one decides anew."),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="10m", help="Try other plans for so long, and take the best; stopped, it goes on there."),
+    ] = None,
     exact_order: Annotated[
         bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
     ] = False,
@@ -81,6 +94,7 @@ def compile(
             plan=replayed,
             tuning=tuning,
             budget=read_budget(budget),
+            search=read_duration("--search", search),
             exact_order=exact_order,
             verify=verify,
             dump=dump,

@@ -92,6 +92,20 @@ def _read_share(text: str) -> float:
     return share
 
 
+def read_duration(option: str, text: str | None) -> float | None:
+    """Read a time such as `90s`, `10m` or `1h`, in seconds; None when there is no text.
+
+    Raises:
+        typer.BadParameter: It is none, or no time at all.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|min|h)", text)
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"'{text}' is not a time; write 90s, 10m or 1h", param_hint=f"'{option}'")
+    return float(match[1]) * {"s": 1, "h": 3600}.get(match[2], 60)
+
+
 def read_passes(text: str | None) -> list[str] | None:
     """Part a list of passes at the commas that stand outside of settings, as in `a,b{x=1, y=2}`."""
     if text is None:

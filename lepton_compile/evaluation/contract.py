@@ -8,9 +8,9 @@ them as `KEPT_BYTES` holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from lepton_compile.evaluation.samples import Data, Sample, read_samples
 from lepton_compile.model import Graph
 
 Array: TypeAlias = npt.NDArray[Any]
+Found = TypeVar("Found")
 
 HELD_OUT = 3
 """Of so many samples one is held out."""
@@ -105,6 +106,11 @@ class Judgement:
         """By how much the metric is worse than the original's."""
         return self.original - self.value
 
+    @property
+    def expected_drop(self) -> float:
+        """By how much it drops, and its standard error: what a contract bounds."""
+        return self.drop + self.error
+
     def __str__(self) -> str:
         return f"{self.value:.4f} of {self.original:.4f} (± {self.error:.4f} on {self.samples} samples)"
 
@@ -126,6 +132,7 @@ class Contract:
         self._metric = metric
         self._calibrating = _Kept()
         self._held_out = _Kept()
+        self._found: dict[object, Any] = {}
 
     def observe(self, graph: Graph, channel_axes: Mapping[str, int]) -> dict[str, Statistics]:
         """Statistics of inner tensors over the samples that calibrate.
@@ -172,6 +179,18 @@ class Contract:
             self._data = None
             judging = self._held_out.samples
             self._judged([each.answer for each in judging], judging)  # so that a metric that cannot judge fails first
+        return found
+
+    def once(self, key: object, find: Callable[[], Found]) -> Found:
+        """What is found out by the samples, so that several plans of one model find it out once.
+
+        Args:
+            key: What it is known by.
+            find: Finds it out.
+        """
+        if key not in self._found:
+            self._found[key] = find()
+        found: Found = self._found[key]
         return found
 
     def samples(self, most: int, but: Sequence[Answered] = ()) -> Sequence[Answered]:

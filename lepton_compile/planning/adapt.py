@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
-from lepton_compile.planning.plan import Plan, structure_of, weights_of
+from lepton_compile.model.fingerprints import structure_of, weights_of
+from lepton_compile.planning.plan import Plan
 from lepton_compile.rewriting.manager import replay_steps, run_passes
 from lepton_compile.rewriting.passes import Context, Pass, Stage
 from lepton_compile.rewriting.registry import configure, create_pass, registered_passes
 
 if TYPE_CHECKING:
-    from lepton_compile.evaluation.contract import Contract
     from lepton_compile.target import Target
 
 
@@ -25,9 +24,7 @@ def adapt(
     graph: Graph,
     target: Target,
     *,
-    contract: Contract | None = None,
-    measure: Callable[[Graph], Mapping[str, float]] | None = None,
-    size: Callable[[Graph], int] | None = None,
+    context: Context | None = None,
     passes: Sequence[str | Pass] | None = None,
     plan: Plan | None = None,
     verify: bool = False,
@@ -39,9 +36,7 @@ def adapt(
     Args:
         graph: The imported graph; it is left as it is.
         target: What the model is compiled for.
-        contract: What approximate passes run under; None: exact passes only.
-        measure: Seconds of the steps of a graph on the target, by their nodes; see `Context`.
-        size: Bytes of the library of a graph.
+        context: What passes may use beside the graph; None: nothing, so that exact ones alone run.
         passes: The passes that take part; None: every registered one. Exactly these are considered, in the manager's
             order and to its fixpoint; an empty sequence leaves the graph as it is. Each is a name ("dead_nodes"), a
             text with settings ("my_pass{width=4}"), or an instance, which need not be registered. With settings the
@@ -56,7 +51,7 @@ def adapt(
         PassError: A pass failed or broke the model; it is named.
         LeptonError: A pass of `passes` or `plan` does not exist or has no such settings; the plan is for another model.
     """
-    context = Context(contract, measure, size)
+    context = context or Context()
     folder = None if dump is None else Path(dump)
     structure = structure_of(graph)
     if plan is not None:
@@ -67,21 +62,18 @@ def adapt(
         steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
         return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
     chosen = choose_passes(passes)
-    if measure is not None:
-        context = replace(context, outlook=_outlook(chosen, target, context, measure))
+    context = replace(context, outlook=_outlook(chosen, target, context))
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
-    weights = "" if all(step.exact for step in taken) else weights_of(graph)
-    return adapted, Plan(taken, declined, structure, weights)
+    made = Plan(taken, declined, structure)
+    return adapted, made if made.exact else replace(made, weights=weights_of(graph))
 
 
-def _outlook(
-    passes: Sequence[Pass], target: Target, context: Context, measure: Callable[[Graph], Mapping[str, float]]
-) -> Callable[[Graph, Stage], float]:
+def _outlook(passes: Sequence[Pass], target: Target, context: Context) -> Callable[[Graph, Stage], Graph]:
     order = list(Stage)
 
-    def outlook(graph: Graph, stage: Stage) -> float:
+    def outlook(graph: Graph, stage: Stage) -> Graph:
         later = [rewrite for rewrite in passes if order.index(rewrite.stage) > order.index(stage)]
-        return math.fsum(measure(run_passes(graph, later, target, context)[0]).values())
+        return run_passes(graph, later, target, context)[0]
 
     return outlook
 

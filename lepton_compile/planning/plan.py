@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from lepton_compile.errors import LeptonError
-from lepton_compile.model import Graph
-from lepton_compile.model.to_onnx import constants
 from lepton_compile.rewriting import Declined, Stage, Step
 
 FORMAT = 1
-
-
-def structure_of(graph: Graph) -> str:
-    """A hash of a graph's operators and shapes: equal for a model and the same one with other weights."""
-    text = "\n".join(
-        f"{node.domain or ''} {node.op} {[list(tensor.shape or ()) for tensor in (*node.inputs, *node.outputs)]}"
-        for node in graph.nodes()
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def weights_of(graph: Graph) -> str:
-    """A hash of a graph's known tensors."""
-    digest = hashlib.sha256()
-    for constant in constants(graph.gs):
-        values = np.ascontiguousarray(constant.values)
-        digest.update(f"{values.dtype} {values.shape};".encode())
-        digest.update(
-            repr(values.tolist()).encode() if values.dtype.hasobject else values.reshape(-1).view(np.uint8).data
-        )
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -47,12 +21,19 @@ class Plan:
         declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
         structure: `structure_of` the graph that it was made for.
         weights: `weights_of` it, where a step is not exact: what was found out about one net does not hold of another.
+        points: The plans that a search tried, as JSON values: what passes were told, what each takes, and its drop.
     """
 
     steps: tuple[Step, ...] = ()
     declined: tuple[Declined, ...] = ()
     structure: str = ""
     weights: str = ""
+    points: tuple[Mapping[str, object], ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step keeps the model's values."""
+        return all(step.exact for step in self.steps)
 
     def why_not(self, name: str) -> str:
         """What a pass that changed nothing answered; "" if it did not take part, or changed something."""
@@ -88,6 +69,7 @@ class Plan:
                 }
                 for answer in self.declined
             ],
+            "points": [dict(point) for point in self.points],
         }
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
@@ -127,6 +109,7 @@ class Plan:
                 ),
                 structure=str(record["structure"]),
                 weights=str(record.get("weights", "")),
+                points=tuple(_mapping(point) for point in record.get("points", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise LeptonError(f"this is not a plan ({type(error).__name__}: {error})") from error

@@ -1,32 +1,34 @@
-"""From a budget for latency to the channels that go, and to what the report says of it."""
+"""From budgets to the channels that go, and to what the report says of it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from lepton_compile.evaluation.contract import Contract
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
-from lepton_compile.pruning.latency import Latency, Steps, channels_of
+from lepton_compile.pruning.latency import seconds_of
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
 from lepton_compile.pruning.sensitivity import by_answers
-from lepton_compile.pruning.widths import allocate, units_of
+from lepton_compile.pruning.storage import library_bytes, run_bytes
+from lepton_compile.pruning.uses import Use, channels_of
+from lepton_compile.pruning.widths import Goal, allocate, units_of
+from lepton_compile.rewriting.limits import Limit, Resource
+from lepton_compile.rewriting.passes import Context
 
 # How many samples the importance of channels and the weights that make up for them are found with, at most.
 _SAMPLES = 512
 # How often what is measured may correct what was expected.
 _ATTEMPTS = 4
-# What is aimed at, as a share of the budget.
+# What is aimed at, as a share of what may be taken.
 _MARGIN = 0.97
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned graph that is fast enough, and holds the contract or not.
+    """A pruned graph that fits, and holds the contract or not.
 
     Attributes:
         removed: The indices that go, by tensors and axes: those of each group in the first place that it lies in.
@@ -46,8 +48,8 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class TooSlow:
-    """Why no pruned graph is fast enough."""
+class TooMuch:
+    """Why no pruned graph fits."""
 
     reason: str
     refusals: tuple[str, ...] = ()
@@ -59,33 +61,35 @@ class Planner:
     Args:
         graph: The graph.
         lanes: How many float32 numbers a vector register holds.
-        contract: Its samples tell what channels matter, and it judges.
-        measure: Seconds of the steps of a graph.
+        context: Samples of its contract tell what channels matter, and it judges; its `measure` says what steps take.
+        limits: What is limited.
     """
 
-    def __init__(self, graph: Graph, lanes: int, contract: Contract, measure: Callable[[Graph], Steps]) -> None:
-        contract.observe(graph, {})
+    def __init__(self, graph: Graph, lanes: int, context: Context, limits: Sequence[Limit]) -> None:
+        assert context.contract is not None
+        context.contract.observe(graph, {})
         self._graph = graph
-        self._contract = contract
-        self._measure = measure
-        self._samples = [each.sample.inputs for each in contract.samples(_SAMPLES)]
+        self._contract = context.contract
+        self._limits = limits
+        self._samples = [each.sample.inputs for each in self._contract.samples(_SAMPLES)]
         self._structure = find_groups(graph)
         order = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples)
         self._orders = by_answers(graph, self._structure, order, self._samples)
         self._units = units_of(self._structure, lanes)
-        self._latency = Latency(graph, self._structure, self._orders, self._units, measure)
+        self._before = [limit.taken(graph) for limit in limits]
+        self._uses = [self._use(context, limit, before) for limit, before in zip(limits, self._before, strict=True)]
         self._refusals = tuple(f"{group.name}: {group.frozen}" for group in self._structure.groups if group.frozen)
 
-    def within(self, budget: float) -> Pruned | TooSlow:
-        """Remove channels until a run takes no longer than this.
+    def within(self, most: Sequence[float]) -> Pruned | TooMuch:
+        """Remove channels until no more is taken than this.
 
         Args:
-            budget: Seconds.
+            most: For each limit, what may be taken of it.
         """
         if not self._structure.prunable:
-            return TooSlow("no channels can be removed", self._refusals)
-        found = self._fast_enough(budget)
-        if isinstance(found, TooSlow):
+            return TooMuch("no channels can be removed", self._refusals)
+        found = self._few_enough(most)
+        if isinstance(found, TooMuch):
             return found
         counts, after = found
         channels = channels_of(self._orders, counts)
@@ -94,12 +98,15 @@ class Planner:
         if plain.value > repaired.value:
             repair = NOTHING
         judgement = max(repaired, plain, key=lambda each: each.value)
-        before = math.fsum(self._measure(self._graph).values())
         gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
-        faster = f"so that {before * 1e3:.3f} ms become {after * 1e3:.3f}"
-        reason = f"{gone}, {faster}; {self._contract.metric_name} {judgement}"
+        less = [
+            f"{limit.amount(taken)} become {limit.amount(left)}"
+            for limit, taken, left in zip(self._limits, self._before, after, strict=True)
+        ]
+        reason = f"{gone}, so that {' and '.join(less)}; {self._contract.metric_name} {judgement}"
         findings: dict[str, object] = {
-            "seconds": {"before": before, "after": after},
+            "before": {limit.resource.value: taken for limit, taken in zip(self._limits, self._before, strict=True)},
+            "after": {limit.resource.value: taken for limit, taken in zip(self._limits, after, strict=True)},
             "metric": {
                 "name": self._contract.metric_name,
                 "original": judgement.original,
@@ -114,35 +121,48 @@ class Planner:
                 for group, count in zip(self._structure.prunable, counts, strict=True)
             ],
         }
-        holds = judgement.drop + judgement.error <= self._contract.max_drop
+        holds = judgement.expected_drop <= self._contract.max_drop
         return Pruned(self._removed(counts), repair, reason, holds, self._refusals, findings)
+
+    def _use(self, context: Context, limit: Limit, whole: float) -> Use:
+        if limit.resource is Resource.SIZE:
+            return library_bytes(self._graph, self._structure, whole)
+        if limit.resource is Resource.MEMORY:
+            return run_bytes(self._graph, self._structure, whole)
+        assert context.measure is not None
+        return seconds_of(self._graph, self._structure, self._orders, self._units, context.measure)
 
     def _without(self, channels: Set[int]) -> Graph:
         return remove(self._graph.copy(), self._structure, channels)
 
-    def _seconds(self, counts: Sequence[int]) -> float:
-        return math.fsum(self._measure(self._without(channels_of(self._orders, counts))).values())
+    def _taken(self, counts: Sequence[int]) -> list[float]:
+        pruned = self._without(channels_of(self._orders, counts))
+        return [limit.taken(pruned) for limit in self._limits]
 
-    def _fast_enough(self, budget: float) -> tuple[list[int], float] | TooSlow:
-        """How many channels of each group go, and what a run takes then."""
-        aim, fastest = _MARGIN * budget, math.inf
+    def _few_enough(self, most: Sequence[float]) -> tuple[list[int], list[float]] | TooMuch:
+        """How many channels of each group go, and what is taken then."""
+        aims = [_MARGIN * each for each in most]
+        least = [float("inf")] * len(most)
         for _ in range(_ATTEMPTS):
-            counts = allocate(self._orders, self._units, self._latency, aim)
+            goals = [Goal(use, aim) for use, aim in zip(self._uses, aims, strict=True)]
+            counts = allocate(self._orders, self._units, goals)
+            everything = counts is None
             if counts is None:
                 pairs = zip(self._orders, self._units, strict=True)
                 counts = [max(0, len(order.channels) - unit) for order, unit in pairs]
-                aim = 0.0
-            seconds = self._seconds(counts)
-            if seconds <= budget:
-                return counts, seconds
-            fastest = min(fastest, seconds)
-            if aim == 0.0:
+            taken = self._taken(counts)
+            if all(one <= other for one, other in zip(taken, most, strict=True)):
+                return counts, taken
+            least = list(map(min, least, taken))
+            if everything:
                 break
-            aim *= _MARGIN * budget / seconds
-        return TooSlow(
-            f"with as few channels as were tried a run takes {fastest * 1e3:.3f} ms, and {budget * 1e3:.3f} are needed",
-            self._refusals,
-        )
+            aims = [aim * min(1.0, _MARGIN * each / one) for aim, each, one in zip(aims, most, taken, strict=True)]
+        missed = [
+            limit.compared(least[place], "with as few channels as were tried")
+            for place, limit in enumerate(self._limits)
+            if least[place] > most[place]
+        ]
+        return TooMuch("; ".join(missed), self._refusals)
 
     def _removed(self, counts: Sequence[int]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
         found = []

@@ -1,13 +1,14 @@
-"""How many channels of each group go: those that save most time for what they cost, until a run is fast enough."""
+"""How many channels of each group go: those that save most for what they cost, until what is left fits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
-from lepton_compile.pruning.latency import Latency
+from lepton_compile.pruning.uses import Use
 
 
 def units_of(structure: Structure, lanes: int) -> list[int]:
@@ -30,31 +31,47 @@ def units_of(structure: Structure, lanes: int) -> list[int]:
     return found
 
 
-def allocate(orders: Sequence[Order], units: Sequence[int], latency: Latency, budget: float) -> list[int] | None:
-    """How many channels of each group go; None where the run does not become fast enough.
+@dataclass(frozen=True)
+class Goal:
+    """What a graph may take of a resource.
+
+    Attributes:
+        use: What it takes by how many channels are gone.
+        most: The most that it may.
+    """
+
+    use: Use
+    most: float
+
+
+def allocate(orders: Sequence[Order], units: Sequence[int], goals: Sequence[Goal]) -> list[int] | None:
+    """How many channels of each group go; None where that never is enough.
+
+    The next to go are those that cost least for what they save, in shares of what has to be saved yet of each resource.
 
     Args:
         orders: In which order the channels of each group go, and what they cost.
         units: How many go at a time.
-        latency: What runs take.
-        budget: Seconds that a run may take.
+        goals: What has to be reached.
     """
     removed = [0] * len(orders)
-    seconds = latency.seconds(removed)
-    while seconds > budget:
-        best: tuple[float, int, int, float] | None = None
+    amounts = [goal.use.amount(removed) for goal in goals]
+    while missed := [place for place, goal in enumerate(goals) if amounts[place] > goal.most]:
+        best: tuple[float, int, int] | None = None
         for number, (order, unit, gone) in enumerate(zip(orders, units, removed, strict=True)):
             left = len(order.channels) - gone
             more = left % unit or unit
             if left - more < unit:
                 continue
-            saved = latency.saved(removed, number, more)
+            saved = math.fsum(
+                goals[place].use.saved(removed, number, more) / (amounts[place] - goals[place].most) for place in missed
+            )
             rate = math.fsum(order.costs[gone : gone + more]) / saved if saved > 0 else math.inf
             if saved > 0 and (best is None or rate < best[0]):
-                best = rate, number, more, saved
+                best = rate, number, more
         if best is None:
             return None
-        _, number, more, saved = best
+        _, number, more = best
+        amounts = [amount - goal.use.saved(removed, number, more) for amount, goal in zip(amounts, goals, strict=True)]
         removed[number] += more
-        seconds -= saved
     return removed

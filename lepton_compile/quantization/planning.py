@@ -34,8 +34,8 @@ from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.quantization.weight_only import weights_lost
 from lepton_compile.rewriting.biases import add_to_outputs, correctable
+from lepton_compile.rewriting.limits import Limit, Resource
 from lepton_compile.rewriting.passes import Context
-from lepton_compile.target import Budget
 
 # How many samples show what each layer costs alone: at least, at most, and as many as so many multiplications allow.
 _SAMPLES = 4, 64
@@ -86,8 +86,9 @@ def plan(
     graph: Graph,
     groups: Sequence[Group],
     halves: Sequence[str],
-    budget: Budget,
+    limited: Sequence[Limit],
     context: Context,
+    saved: float | None = None,
 ) -> Planned:
     """Plan the quantization of a graph.
 
@@ -95,18 +96,21 @@ def plan(
         graph: The graph.
         groups: What the layers that could compute in int8 read.
         halves: The layers that could compute in bfloat16.
-        budget: What the library may take, else as much as is fastest; and what a run may take: where it takes less,
-            layers that cost most of the metric stay in float32.
-        context: Its contract judges; its `measure` and `size`, where there are any, say what libraries take.
+        limited: What may be taken. Of size and memory, else as much as is fastest; where a run takes less time, layers
+            that cost most of the metric stay in float32.
+        context: Its contract judges; its `measure`, if there is one, says what steps take.
+        saved: What share of the time that could be saved is, whatever the limits; None: what they ask for.
     """
     contract = context.contract
     assert contract is not None
-    study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context)
-    largest = budget.size_bytes
-    if largest is not None and context.size is not None:
-        found = _small_enough(study, graph, largest)
+    storage = [limit for limit in limited if limit.resource is not Resource.LATENCY]
+    latency = next((limit.most for limit in limited if limit.resource is Resource.LATENCY), None)
+    study = _Study(graph, groups, contract, calibrate(graph, groups, contract), context, storage)
+    if storage:
+        found = _small_enough(study, graph)
         if isinstance(found, str):
-            return Planned(None, f"the library cannot take {largest} bytes: {found}", (), {})
+            asked = " and ".join(f"{limit.resource.value} of {limit.amount(limit.most)}" for limit in storage)
+            return Planned(None, f"the budget for {asked} cannot be kept: {found}", (), {})
         study = found
     candidates = {
         INT8: [name for name in study.calibrated.recipe.precisions if study.base.get(name) != INT4_WEIGHTS],
@@ -124,15 +128,15 @@ def plan(
     held = [choice.taken, *(each for each in uniform if context.measure and study.excess(each) <= 0)]
 
     def fits(choice: Assignment) -> bool:
-        if largest is None or context.size is None:
-            return True
-        return study.size(choice) <= max(largest - _NAMES, study.size({}))
+        return not storage or study.over(choice) <= max(-_NAMES, study.over({}))
 
     quickest = next(filter(fits, sorted((each for each in held if each), key=study.seconds)), {})
     alone = choice.alone
-    if budget.latency_s is not None and context.measure is not None and study.seconds(quickest) < budget.latency_s:
+    if saved is not None and context.measure is not None:
+        latency = study.seconds({}) - saved * (study.seconds({}) - study.seconds(quickest))
+    if latency is not None and study.seconds(quickest) < latency:
         alone = alone or study.alone(candidates)
-        quickest = _sparing(study, gains, alone, quickest, budget.latency_s, fits)
+        quickest = _sparing(study, gains, alone, quickest, latency, fits)
     unchanged, changed = study.seconds({}), study.seconds(quickest)
     faster = bool(quickest) and (context.measure is None or changed < unchanged)
     chosen: Assignment = quickest if faster else {}
@@ -153,32 +157,32 @@ def plan(
     findings["metric"] = _metric(contract, judgement)
     reason = f"{_counts(taken)}; {contract.metric_name} {judgement}"
     if context.measure is not None and faster:
-        findings["seconds"] = {"before": unchanged, "after": changed}
+        findings |= {"before": {"latency": unchanged}, "after": {"latency": changed}}
         reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
     return Planned(study.recipe(chosen), reason, refusals, findings)
 
 
-def _small_enough(study: _Study, graph: Graph, largest: int) -> _Study | str:
+def _small_enough(study: _Study, graph: Graph) -> _Study | str:
     """The study on top of weights of few bits with which the library fits, or why there are none."""
-    if study.size({}) <= largest:
+    if study.over({}) <= 0:
         return study
-    found = _smaller(study, graph, largest - _NAMES)
-    return _smaller(study, graph, largest) if isinstance(found, str) else found
+    found = _smaller(study, graph, -_NAMES)
+    return _smaller(study, graph, 0) if isinstance(found, str) else found
 
 
-def _smaller(study: _Study, graph: Graph, largest: int) -> _Study | str:
-    aim, over = largest, 0
+def _smaller(study: _Study, graph: Graph, aim: int) -> _Study | str:
+    most, over = aim, 0
     for _ in range(_ATTEMPTS):
-        shrunk = shrink(graph, aim, study.size, lambda base: study.on(base).excess({}), study.price)
+        shrunk = shrink(graph, most, study.over, lambda base: study.on(base).excess({}), study.price)
         if shrunk.assignment is None:
-            return f"the smallest choice takes {largest + over} bytes" if over else shrunk.reason
+            return f"the smallest choice is {over} bytes too large" if over else shrunk.reason
         found = study.on(shrunk.assignment)
         # What makes up for lost weights is known now, and with it which kernels are the same.
-        over = found.size({}) - largest
+        over = found.over({}) - aim
         if over <= 0:
             return found
-        aim -= over
-    return f"the smallest choice that was tried takes {largest + over} bytes"
+        most -= over
+    return f"the smallest choice that was tried is {over} bytes too large"
 
 
 def _sparing(
@@ -211,6 +215,7 @@ class _Study:
         contract: Contract,
         calibrated: Calibrated,
         context: Context,
+        storage: Sequence[Limit],
         base: Assignment = MappingProxyType({}),
         made_up: Reconstruction = NEAREST,
     ) -> None:
@@ -221,9 +226,10 @@ class _Study:
         self._graph = graph
         self._groups = groups
         self._contract = contract
+        self._storage = storage
         self._judged: dict[frozenset[tuple[str, str]], Judgement] = {}
         self._measured: dict[frozenset[tuple[str, str]], Mapping[str, float]] = {}
-        self._sizes: dict[frozenset[tuple[str, str]], int] = {}
+        self._over: dict[frozenset[tuple[str, str]], int] = {}
         self._on: dict[frozenset[tuple[str, str]], _Study] = {}
 
     def completed(self, assignment: Assignment) -> Assignment:
@@ -243,7 +249,7 @@ class _Study:
         if key not in self._on:
             bits = _fewer_bits(base)
             samples = [each.sample.inputs for each in self._contract.samples(_RECONSTRUCTING)]
-            facts = self._graph, self._groups, self._contract, self.calibrated, self._context
+            facts = self._graph, self._groups, self._contract, self.calibrated, self._context, self._storage
             ways = [_Study(*facts, base)]
             if bits:
                 made_up = reconstructed(self._graph, self.quantized(base), bits, samples)
@@ -265,24 +271,23 @@ class _Study:
     def excess(self, assignment: Assignment) -> float:
         """By how much more than allowed the metric drops, its standard error included."""
         judgement = self.judge(assignment)
-        return judgement.drop + judgement.error - self._contract.max_drop
+        return judgement.expected_drop - self._contract.max_drop
 
     def seconds(self, assignment: Assignment) -> float:
         """What a run takes, measured or predicted; nothing where there is neither."""
         return math.fsum(self._steps(assignment).values())
 
-    def size(self, assignment: Assignment) -> int:
-        """Bytes of the library; where weights do not make up for what is lost yet, with room for that."""
+    def over(self, assignment: Assignment) -> int:
+        """By how many bytes too much is taken, with room for what makes up for lost weights until that is known."""
         key = frozenset(self.completed(assignment).items())
-        if key not in self._sizes:
-            assert self._context.size is not None
+        if key not in self._over:
             made = self.quantized(assignment)
             if not self.base:
                 counts = correctable(self._graph, _fewer_bits(assignment))
                 add_to_outputs(made, {name: [1.0] * count for name, count in counts.items()})
             made.infer_shapes()
-            self._sizes[key] = self._context.size(made)
-        return self._sizes[key]
+            self._over[key] = max(math.ceil(limit.taken(made) - limit.most) for limit in self._storage)
+        return self._over[key]
 
     def gains(self, candidates: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
         """What each layer saves in the precisions that it could compute in; 1 where nothing is known."""

@@ -1,4 +1,4 @@
-"""A library that fits a budget for its size: weights in 16, 8 or 4 bits, in as few layers as that takes.
+"""A library that fits budgets for size and memory: weights in 16, 8 or 4 bits, in as few layers as that takes.
 
 What a layer gives up is its weights' precision alone: it goes on computing in float32, or in int8 where that is chosen
 for it besides. No layer takes 8 bits where 16 in all of them are few enough, nor 4 where 8 are. Layers go in the order
@@ -42,8 +42,8 @@ class Shrunk:
 
 def shrink(
     graph: Graph,
-    budget: int,
-    size: Callable[[Assignment], int],
+    most: int,
+    over: Callable[[Assignment], int],
     excess: Callable[[Assignment], float],
     cost: Callable[[str, str], float],
 ) -> Shrunk:
@@ -51,20 +51,20 @@ def shrink(
 
     Args:
         graph: The graph.
-        budget: What the library may take, in bytes.
-        size: What a library takes with a choice.
+        most: By how many bytes more than the budget may be taken.
+        over: By how many more are, with a choice.
         excess: By how much the metric drops more than the contract allows with it; at most 0 where it holds.
         cost: What a layer in a precision costs of the metric, on samples that do not judge.
     """
-    if size({}) <= budget:
+    if over({}) <= most:
         return Shrunk({})
     fitting, least = False, 0
     steps: list[Step] = []
     prices: dict[tuple[str, str], float] = {}
     for bits in _TOGETHER:
         before, steps = steps, _steps(graph, bits)
-        least = size(taken_by(steps))
-        if least > budget or steps == before:
+        least = over(taken_by(steps))
+        if least > most or steps == before:
             continue
         fitting = True
         for step in steps:
@@ -72,12 +72,12 @@ def shrink(
             prices[key] = prices.get(key) or max(cost(*key), 1e-12)
         for exponent in _ADDING_UP:
             order = _by_value(steps, {step: price**exponent for step, price in prices.items()})
-            chosen = _needed(_shortest(order, least, budget, size), prices, budget, size)
+            chosen = _needed(_shortest(order, least, most, over), prices, most, over)
             if excess(chosen) <= 0:
                 return Shrunk(chosen)
     if fitting:
         return Shrunk(None, "what makes it small enough costs too much of the metric")
-    return Shrunk(None, f"with all weights in as few bits as there are kernels for it takes {least} bytes")
+    return Shrunk(None, f"with all weights in as few bits as there are kernels for it is {least} bytes too large")
 
 
 def _steps(graph: Graph, allowed: Sequence[int]) -> list[Step]:
@@ -106,11 +106,11 @@ def _by_value(steps: Sequence[Step], prices: Mapping[tuple[str, str], float]) ->
 def _needed(
     steps: Sequence[Step],
     prices: Mapping[tuple[str, str], float],
-    budget: int,
-    size: Callable[[Assignment], int],
+    most: int,
+    over: Callable[[Assignment], int],
 ) -> Assignment:
     """What is left of steps that fit when those that fit without go back, the one that costs most first."""
-    left: float = budget - size(taken_by(steps))
+    left: float = most - over(taken_by(steps))
     kept = list(steps)
     for step in sorted(steps, key=lambda step: -prices[step.layer, step.precision]):
         last = next(each for each in reversed(kept) if each.layer == step.layer)
@@ -118,10 +118,10 @@ def _needed(
             kept.remove(step)
             left -= step.value
     taken = taken_by(kept)
-    return taken if size(taken) <= budget else taken_by(steps)
+    return taken if over(taken) <= most else taken_by(steps)
 
 
-def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[Assignment], int]) -> Sequence[Step]:
+def _shortest(steps: Sequence[Step], least: int, most: int, over: Callable[[Assignment], int]) -> Sequence[Step]:
     """As few steps as it takes to fit; `least` is what all of them leave.
 
     What fewer leave follows from what the others save, but for what kernels take besides, of which measuring tells.
@@ -130,13 +130,13 @@ def _shortest(steps: Sequence[Step], least: int, budget: int, size: Callable[[As
     whole = least + saved[-1]
     fits, too_few = len(steps), 0
     for _ in range(_MEASUREMENTS):
-        expected = next((count for count, value in enumerate(saved) if whole - value <= budget), len(steps))
+        expected = next((count for count, value in enumerate(saved) if whole - value <= most), len(steps))
         count = max(expected, too_few + 1)
         if count >= fits:
             break
-        taken = size(taken_by(steps[:count]))
+        taken = over(taken_by(steps[:count]))
         whole = taken + saved[count]
-        if taken <= budget:
+        if taken <= most:
             fits = count
         else:
             too_few = count

@@ -10,3 +10,8 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def format_amount(resource: str, taken: float) -> str:
+    """What is taken of a resource, for people: of "latency" seconds, of others bytes."""
+    return f"{taken * 1e3:.3f} ms" if resource == "latency" else format_bytes(taken)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lepton_compile.reporting.quantities import format_bytes
+from lepton_compile.reporting.quantities import format_amount, format_bytes
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -90,9 +90,13 @@ def _library(manifest: Record) -> Section:
 
 
 def _findings(answer: Record) -> Iterator[Section]:
-    """What an approximate pass found: the metric and the seconds, before and after; layers, or groups of channels."""
+    """What an approximate pass found: the metric, what is taken before and after, layers, or groups of channels."""
     findings, title = answer["findings"], str(answer["pass"]).replace("_", " ").capitalize()
-    rows = [(name, _plain(value)) for part in ("metric", "seconds") for name, value in findings.get(part, {}).items()]
+    rows = [(name, _plain(value)) for name, value in findings.get("metric", {}).items()]
+    for when in ("before", "after"):
+        rows += [
+            (f"{resource} {when}", format_amount(resource, taken)) for resource, taken in findings.get(when, {}).items()
+        ]
     yield Section(title, rows, text=answer["reason"])
     for part, what in (("layers", "layers, the one that suffers most first"), ("groups", "groups of channels")):
         if findings.get(part):

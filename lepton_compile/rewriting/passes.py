@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -43,13 +43,15 @@ class Context:
         measure: Seconds that the steps of a run of a graph take on the target, measured or predicted; each by the names
             of the nodes that it computes, a line each.
         size: Bytes of the library of a graph.
-        outlook: Seconds of a run of a graph once the passes of the stages after this one have done what they can.
+        memory: Bytes that a run of a graph takes at its peak, weights included.
+        outlook: What the passes of the stages after this one make of a graph.
     """
 
     contract: Contract | None = None
     measure: Callable[[Graph], Mapping[str, float]] | None = None
     size: Callable[[Graph], int] | None = None
-    outlook: Callable[[Graph, Stage], float] | None = None
+    memory: Callable[[Graph], int] | None = None
+    outlook: Callable[[Graph, Stage], Graph] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class Pass(ABC):
         exact: Whether the value is the same but for the order of float additions, NaN and infinities kept. One that
             is not exact runs under a contract only.
         after: Names of passes of the same stage that go first, where they take part.
+        choices: Values that a search may try of some fields; of each, the one with which least is given up comes first.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
     exact: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = ()
+    choices: ClassVar[Mapping[str, Sequence[object]]] = {}
 
     @abstractmethod
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:

@@ -2,6 +2,16 @@
 
 from lepton_compile.target.catalogue import list_targets, resolve_target
 from lepton_compile.target.host import sense_host
-from lepton_compile.target.target import Budget, Policy, Resources, Target, with_budget
+from lepton_compile.target.target import Budget, Policy, Resources, Target, with_budget, with_latency
 
-__all__ = ["Budget", "Policy", "Resources", "Target", "list_targets", "resolve_target", "sense_host", "with_budget"]
+__all__ = [
+    "Budget",
+    "Policy",
+    "Resources",
+    "Target",
+    "list_targets",
+    "resolve_target",
+    "sense_host",
+    "with_budget",
+    "with_latency",
+]

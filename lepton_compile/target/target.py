@@ -250,6 +250,11 @@ def with_budget(target: Target, budget: Budget | None) -> Target:
     return replace(target, budget=replace(target.budget, **given), policy=replace(target.policy, max_drop=drop))
 
 
+def with_latency(target: Target, seconds: float | None) -> Target:
+    """The target with this budget for latency instead of its own; None: with none."""
+    return replace(target, budget=replace(target.budget, latency_s=seconds))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

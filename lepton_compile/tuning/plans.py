@@ -48,6 +48,11 @@ class PlanCache:
 
     path: Path | None = None
 
+    @property
+    def search_folder(self) -> Path | None:
+        """Where what a search tries is kept; None: nowhere."""
+        return None if self.path is None else self.path.parent.parent / "searches" / self.path.stem
+
     def recall(self) -> tuple[Plan, TuningTable] | None:
         """The plan and the times that it rests on; None where there is none, or the entry is damaged."""
         if self.path is None:
@@ -85,6 +90,7 @@ def plan_cache(
     passes: Sequence[str | Pass] | None,
     tuning: str | os.PathLike[str],
     exact_order: bool,
+    search: float | None = None,
 ) -> PlanCache:
     """Where the decision about a graph is kept.
 
@@ -97,6 +103,7 @@ def plan_cache(
         passes: As of `adapt`.
         tuning: "measure", "model", or a tuning file, as `how_to_tune` says.
         exact_order: As of `compile`.
+        search: Seconds that a search may take, if there is one.
 
     Raises:
         LeptonError: The tuning file cannot be used.
@@ -115,6 +122,7 @@ def plan_cache(
         "registered": [(each.name, each.distribution, _version(each.distribution)) for each in list_passes()],
         "tuning": tuning if tuning in (MEASURE, MODEL) else TuningTable.read(tuning).to_record(),
         "exact_order": exact_order,
+        "search": search,
         "sources": sources(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
     }

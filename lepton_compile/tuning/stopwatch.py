@@ -17,7 +17,7 @@ from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.lowering import Program
 from lepton_compile.measuring.roofline import Roofline
 from lepton_compile.model import Graph
-from lepton_compile.planning import structure_of
+from lepton_compile.model.fingerprints import structure_of
 from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache, sources
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import MEASURE, MODEL, Lower, how_to_tune, tuned

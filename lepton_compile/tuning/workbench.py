@@ -31,7 +31,8 @@ class Workbench:
     ) -> None:
         # What is tried may exceed the budget, and memory; one that asks for small weights gets them.
         self._target = replace(target, budget=Budget(), resources=replace(target.resources, memory_bytes=None))
-        self._small = target.budget.size_bytes is not None
+        self._small = target.budget.size_bytes is not None or target.budget.memory_bytes is not None
+        self._available = target.resources.memory_bytes
         self._name = name
         self._passes = passes
         self._exact_order = exact_order
@@ -56,11 +57,19 @@ class Workbench:
         )
 
     def size(self, graph: Graph) -> int:
-        """Bytes of the library, with weights as small as the graph has them."""
+        """Bytes of the library; under a budget for size or memory with weights as small as the graph has them."""
         ready = finish(graph, self._target, passes=self._passes)
         # A hash of the model stands in the library.
-        library = generate(self._lowered(ready, small=True), self._target, model_hash="0" * 64)
+        library = generate(self._lowered(ready, small=self._small), self._target, model_hash="0" * 64)
         return library.path.stat().st_size
+
+    def memory(self, graph: Graph) -> int:
+        """Bytes that a run takes at its peak, weights included; with weights as small as memory asks for."""
+        ready = finish(graph, self._target, passes=self._passes)
+        peak = self._lowered(ready, small=self._small).peak_bytes
+        if self._small or self._available is None or peak <= self._available:
+            return peak
+        return self._lowered(ready, small=True).peak_bytes
 
     def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
         taken = tuning.taken if tuning else {}

@@ -13,6 +13,7 @@ from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
+from lepton_compile.rewriting import Context
 from lepton_compile.target import resolve_target
 
 SHAPE = (1, 3, 224, 224)
@@ -38,7 +39,7 @@ def pictures(count: int) -> Iterator[np.ndarray]:
 
 def adapted(count: int) -> None:
     contract = Contract(pictures(count), *metric_of("cosine"), 0.01)
-    _, plan = adapt(import_model(model()), resolve_target("x86-64-v4-vnni"), contract=contract)
+    _, plan = adapt(import_model(model()), resolve_target("x86-64-v4-vnni"), context=Context(contract))
     assert any(step.name == "quantization" for step in plan.steps)
 
 

@@ -15,6 +15,7 @@ from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import Plan, adapt
+from lepton_compile.rewriting import Context
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
 from lepton_compile.tuning import Workbench
 
@@ -61,7 +62,7 @@ def test_a_run_becomes_fast_enough() -> None:
     target, whole = asked(0.6)
     seconds = bench(target).seconds
     graph = import_model(net())
-    made, plan = adapt(graph, target, contract=contract(0.5), measure=seconds)
+    made, plan = adapt(graph, target, context=Context(contract(0.5), seconds))
     (step,) = (step for step in plan.steps if step.name == "channel_pruning")
     assert math.fsum(seconds(made).values()) <= 0.6 * whole
     metric = step.findings["metric"]

@@ -17,6 +17,7 @@ from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import adapt
 from lepton_compile.quantization.dynamic import find_dynamic
 from lepton_compile.quantization.recipe import BFLOAT16, DYNAMIC_INT8, INT8, Recipe, follow
+from lepton_compile.rewriting import Context
 from lepton_compile.rewriting.patterns import producer
 from lepton_compile.target import resolve_target
 
@@ -63,7 +64,7 @@ def planned(spread: float, policy: tuple[str, ...] = ("int8", "float32"), drop: 
     target = resolve_target(TARGET)
     target = replace(target, policy=replace(target.policy, precision=policy))
     contract = Contract(samples(spread), *metric_of("relative_error"), drop)
-    _, plan = adapt(import_model(chain()), target, contract=contract)
+    _, plan = adapt(import_model(chain()), target, context=Context(contract))
     step = next((step for step in plan.steps if step.name == "quantization"), None)
     return {} if step is None else dict(step.settings["layers"])
 
@@ -116,7 +117,7 @@ def test_ranges_of_each_run_are_measured_where_fixed_ones_do_not_hold(spread, bu
         return measured(graph, 13.0)
 
     contract = Contract(samples(spread), *metric_of("relative_error"), 0.05)
-    _, plan = adapt(import_model(chain()), resolve_target(TARGET), contract=contract, measure=measure)
+    _, plan = adapt(import_model(chain()), resolve_target(TARGET), context=Context(contract, measure))
     assert sum(seen) == builds
     taken = [dict(step.settings["layers"]) for step in plan.steps if step.name == "quantization"]
     assert not any(DYNAMIC_INT8 in layers.values() for layers in taken)

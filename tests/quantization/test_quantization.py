@@ -15,6 +15,7 @@ from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
+from lepton_compile.rewriting import Context
 from lepton_compile.target import resolve_target, with_budget
 from lepton_compile.tuning import Workbench
 
@@ -62,10 +63,10 @@ def samples(count=24):
     return [{"x": random.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
 
 
-def adapted(model, metric="relative_error", drop=0.1, data=None, **arguments):
+def adapted(model, metric="relative_error", drop=0.1, data=None):
     graph = import_model(model)
     contract = Contract(samples() if data is None else data, *metric_of(metric), drop)
-    made, plan = adapt(graph, resolve_target(TARGET), contract=contract, **arguments)
+    made, plan = adapt(graph, resolve_target(TARGET), context=Context(contract))
     return graph, made, plan
 
 
@@ -351,7 +352,7 @@ def test_few_values_are_not_told_by_what_channels_are_divided_by():
 def test_what_is_narrowed_is_not_planned_again():
     target = resolve_target({"extends": "x86-64-v4", "cpu": {"features": ["+avx512bf16"]}, "name": "bfloat16"})
     contract = Contract(samples(), *metric_of("relative_error"), 0.1)
-    _, plan = adapt(import_model(net()), target, contract=contract)
+    _, plan = adapt(import_model(net()), target, context=Context(contract))
     assert [step.name for step in plan.steps].count("quantization") == 1
     assert {precision for _, precision in step_of(plan).settings["layers"]} == {"bfloat16"}
 
@@ -381,7 +382,7 @@ def test_no_mean_of_few_rows_is_kept(rows, told):
     graph = import_model(products(rows))
     given = [{"x": random.standard_normal((rows, 32)).astype(np.float32)} for _ in range(12)]
     contract = Contract(given, *metric_of("cosine"), 0.5)
-    _, plan = adapt(graph, resolve_target(TARGET), contract=contract)
+    _, plan = adapt(graph, resolve_target(TARGET), context=Context(contract))
     (step,) = (step for step in plan.steps if step.name == "quantization")
     assert dict(step.settings["layers"])["one"] == "int8"
     assert not step.settings["corrections"] or told
@@ -431,7 +432,7 @@ def test_a_budget_for_latency_is_met_with_no_more_layers_than_it_takes():
     def within(seconds):
         contract = Contract(samples(), "nothing", lambda answers, expected: 0.0, 1.0)
         budgeted = with_budget(target, lc.Budget(latency_s=seconds))
-        made, plan = adapt(graph, budgeted, contract=contract, measure=bench.seconds)
+        made, plan = adapt(graph, budgeted, context=Context(contract, bench.seconds))
         layers = [dict(step.settings["layers"]) for step in plan.steps if step.name == "quantization"]
         return made, layers[0] if layers else {}
 

@@ -24,6 +24,7 @@ from lepton_compile.quantization.layers import find_groups, find_layers
 from lepton_compile.quantization.moments import Reading, second_moments
 from lepton_compile.quantization.recipe import INT8, Recipe, follow
 from lepton_compile.quantization.rounding import costs, followed, rounded_together, told
+from lepton_compile.rewriting import Context
 from lepton_compile.target import resolve_target
 
 Feed = Mapping[str, np.ndarray]
@@ -197,7 +198,7 @@ def test_a_plan_replays_it_without_samples() -> None:
     model = mixing()
     graph = import_model(model.proto())
     target = resolve_target("x86-64-v4-vnni")
-    made, plan = adapt(graph, target, contract=contract(model, feeds(model)))
+    made, plan = adapt(graph, target, context=Context(contract(model, feeds(model))))
     (step,) = (step for step in plan.steps if step.name == "quantization")
     assert step.settings["rounding"]
     replayed, _ = adapt(graph, target, plan=lc.Plan.from_json(plan.to_json()))

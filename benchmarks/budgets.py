@@ -1,0 +1,219 @@
+"""Models under budgets for latency, beside plain pruning by L1 norms to the same latency.
+
+    python benchmarks/budgets.py [--models nudenet,open-nsfw] [--shares 0.75,0.5,0.35] [--json FILE]
+
+A budget is a share of what the exact library takes on one thread. Ours may use all passes and calibrates on real
+samples; how much its answers may differ is left open, so that the table tells what each budget costs. Plain pruning
+(Li et al., 2017, arXiv:1608.08710) removes the same share of every group, the channels of least norm first, in float32,
+until it is as fast, and mends nothing. Both answer samples that neither has seen.
+
+`pip install -e '.[test]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
+
+import corpus  # noqa: E402 (found through the line above)
+from corpus import agreement  # noqa: E402
+from corpus.feeds import Feed  # noqa: E402
+from corpus.samples import MODELS, calibration_feeds, held_out_feeds  # noqa: E402
+
+import lepton_compile  # noqa: E402
+from lepton_compile.measuring.machine import describe_machine  # noqa: E402
+from lepton_compile.measuring.peers import load_peer  # noqa: E402
+from lepton_compile.measuring.tables import markdown, number  # noqa: E402
+from lepton_compile.measuring.turns import take_turns  # noqa: E402
+from lepton_compile.model import Graph, import_model  # noqa: E402
+from lepton_compile.planning.adapt import choose_passes  # noqa: E402
+from lepton_compile.pruning.groups import find_groups  # noqa: E402
+from lepton_compile.pruning.importance import Importance, orders  # noqa: E402
+from lepton_compile.pruning.latency import channels_of  # noqa: E402
+from lepton_compile.pruning.removal import remove  # noqa: E402
+from lepton_compile.pruning.widths import units_of  # noqa: E402
+from lepton_compile.rewriting import Stage  # noqa: E402
+from lepton_compile.rewriting.manager import run_passes  # noqa: E402
+from lepton_compile.target import resolve_target  # noqa: E402
+from lepton_compile.tuning import Workbench  # noqa: E402
+
+# How often the share that plain pruning leaves is halved.
+_BISECTIONS = 6
+
+
+@dataclass
+class Row:
+    """What a budget came to.
+
+    Attributes:
+        model: The model.
+        engine: "exact", "ours" or "plain L1".
+        share: The budget, as a share of the exact library's latency.
+        latency: Median of a run, in seconds.
+        deviation: How far answers are from the original's, in units of what the rules of quantization allow.
+        figure: What that means.
+        distance: Root mean square of the answers' differences, as a share of the original's.
+        said: What was said about it.
+        spent: Seconds that it took to compile.
+    """
+
+    model: str
+    engine: str
+    share: float
+    latency: float
+    deviation: float
+    figure: str
+    distance: float
+    said: str = ""
+    spent: float = 0.0
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="nudenet,open-nsfw", help="which models, with commas (default %(default)s)")
+    parser.add_argument("--shares", default="0.75,0.5,0.35", help="budgets, with commas (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=100, help="how many calibrate (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="to measure a model for (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    arguments = parser.parse_args()
+    names = arguments.models.split(",")
+    if unknown := sorted(set(names) - set(MODELS)):
+        parser.error(f"there is no model {', '.join(unknown)}; there are {', '.join(MODELS)}")
+    shares = [float(share) for share in arguments.shares.split(",")]
+    console, rows = Console(stderr=True), list[Row]()
+    for name in names:
+        with console.status(name):
+            rows += measure(name, shares, arguments.samples, arguments.seconds)
+        if arguments.json:
+            record = {"machine": describe_machine(), "rows": [asdict(row) for row in rows]}
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(markdown(*table(rows)))
+    for row in rows:
+        if row.said:
+            print(f"\n{row.model}, {row.share:.0%}: {row.said}")
+
+
+def measure(name: str, shares: Sequence[float], samples: int, seconds: float) -> list[Row]:
+    """Compile exactly, under each budget, and pruned plainly to the same latency; time all of them in turns."""
+    path, shapes = corpus.model_path(name), corpus.shapes(name)
+    feed = held_out_feeds(name)[0]
+    original = load_peer("onnxruntime", path, feed, 1)
+    inputs = agreement.INPUTS.get(name, ())
+    originals = agreement.answers_of(name, original, inputs=inputs)
+    bench = Workbench(
+        resolve_target("host"), "plain", passes=None, tuning=None, exact_order=False, progress=lambda line: None
+    )
+    graph = canonical(name)
+    whole = math.fsum(bench.seconds(graph).values())
+    models = {("exact", 1.0): lepton_compile.compile(path, "host", shapes=shapes, threads=1)}
+    said: dict[tuple[str, float], tuple[str, float]] = {}
+    calibration = agreement.labelled(name, calibration_feeds(name, samples), original)
+    for share in shares:
+        begin = time.perf_counter()
+        try:
+            ours = lepton_compile.compile(
+                path,
+                "host",
+                shapes=shapes,
+                threads=1,
+                calibration=calibration,
+                metric=agreement.metric(name),
+                budget=lepton_compile.Budget(latency_s=share * whole, max_drop=1e9),
+            )
+        except lepton_compile.BudgetError as error:
+            said["ours", share] = str(error), time.perf_counter() - begin
+        else:
+            models["ours", share] = ours
+            reasons = [f"{step['pass']}: {step['reason']}" for step in ours.manifest["passes"] if not step["exact"]]
+            said["ours", share] = "; ".join(reasons), time.perf_counter() - begin
+        if (plain := pruned_plainly(graph, bench, share * whole)) is not None:
+            models["plain L1", share] = lepton_compile.compile(plain.to_model(), "host", threads=1)
+    turns = take_turns({key: lambda model=model: model.run(feed) for key, model in models.items()}, seconds)  # type: ignore[misc]
+    rows = []
+    for key, model in models.items():
+        answers = agreement.answers_of(name, lambda feed, model=model: model.run(feed))  # type: ignore[misc]
+        judged = agreement.RULES[name](answers, originals)
+        sentence, spent = said.get(key, ("", 0.0))
+        distance = apart(answers, originals)
+        rows.append(Row(name, *key, turns[key].median, judged.deviation, judged.figure, distance, sentence, spent))
+    missed = said.keys() - models.keys()
+    nan = math.nan
+    return rows + [Row(name, *key, nan, nan, "not met", nan, *said[key]) for key in sorted(missed)]
+
+
+def canonical(name: str) -> Graph:
+    """A model as pruning sees it."""
+    graph = import_model(corpus.model_path(name), corpus.shapes(name))
+    first = [each for each in choose_passes(None) if each.stage is Stage.CANONICALISE]
+    return run_passes(graph, first, resolve_target("host"))[0]
+
+
+def pruned_plainly(graph: Graph, bench: Workbench, budget: float) -> Graph | None:
+    """The widest net that is fast enough with the same share of every group; None if none is."""
+    structure = find_groups(graph)
+    order = orders(graph, structure, Importance.L1)
+    units = units_of(structure, resolve_target("host").vector_bytes // 4)
+
+    def left(share: float) -> Graph:
+        counts = [
+            size - max(unit, round(share * size / unit) * unit) if size > unit else 0
+            for size, unit in zip((len(each.channels) for each in order), units, strict=True)
+        ]
+        return remove(graph.copy(), structure, channels_of(order, counts))
+
+    narrow, wide, found = 0.0, 1.0, None
+    for _ in range(_BISECTIONS):
+        middle = (narrow + wide) / 2
+        tried = left(middle)
+        if math.fsum(bench.seconds(tried).values()) <= budget:
+            narrow, found = middle, tried
+        else:
+            wide = middle
+    return found
+
+
+def apart(answers: Sequence[Feed], originals: Sequence[Feed]) -> float:
+    """Root mean square of the differences of all answers, as a share of the original's."""
+    square = power = 0.0
+    for answer, original in zip(answers, originals, strict=True):
+        for output, value in answer.items():
+            square += float(np.square(value - original[output], dtype=np.float64).sum())
+            power += float(np.square(original[output], dtype=np.float64).sum())
+    return math.sqrt(square / (power or 1.0))
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Latencies and what they cost."""
+    header = ["model", "budget", "engine", "median ms", "share", "distance", "deviation", "agreement", "compile s"]
+    exact = {row.model: row.latency for row in rows if row.engine == "exact"}
+    return header, [
+        [
+            row.model,
+            f"{row.share:.0%}",
+            row.engine,
+            number(row.latency * 1e3, 3),
+            number(row.latency / exact[row.model], 2),
+            number(row.distance, 4),
+            number(row.deviation, 2),
+            row.figure,
+            number(row.spent, 0),
+        ]
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""From a search over what passes may be told to the plan that keeps the budgets at the least cost, and the front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lepton_compile.errors import BudgetError
+from lepton_compile.model import Graph
+from lepton_compile.planning.adapt import adapt, choose_passes
+from lepton_compile.planning.plan import Plan
+from lepton_compile.planning.points import Point, Settings, best, front
+from lepton_compile.planning.search import search
+from lepton_compile.rewriting.limits import limits
+from lepton_compile.rewriting.passes import Context, Pass
+from lepton_compile.target import Target, with_latency
+
+
+def explore(
+    graph: Graph,
+    target: Target,
+    context: Context,
+    seconds: float,
+    *,
+    passes: Sequence[str | Pass] | None = None,
+    folder: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Plan:
+    """Search for the best plan.
+
+    Args:
+        graph: The imported graph; it is left as it is.
+        target: What the model is compiled for.
+        context: The contract that every plan has to hold, and what tells what graphs take.
+        seconds: How long to search.
+        passes: The passes that take part; None: every registered one.
+        folder: Where to keep what is tried; None: in memory.
+        progress: Called with one line for each plan that was tried.
+
+    Raises:
+        BudgetError: No plan that was tried keeps the budgets; says how near they came.
+        LeptonError: Optuna is not installed, or the folder cannot be used.
+    """
+    measure, size, memory, contract = context.measure, context.size, context.memory, context.contract
+    assert measure is not None and size is not None and memory is not None and contract is not None
+    chosen = choose_passes(passes)
+    # What passes are told says how fast plans are; which is fast enough is seen then.
+    timeless = with_latency(target, None)
+
+    def evaluate(settings: Settings) -> Point:
+        told = [_told(each, settings) for each in chosen]
+        made, plan = adapt(graph, timeless, context=context, passes=told)
+        taken = {"latency": math.fsum(measure(made).values()), "size": size(made), "memory": memory(made)}
+        return Point(settings, taken, 0.0 if plan.exact else contract.judge(made).expected_drop, plan)
+
+    knobs = {f"{each.name}.{name}": values for each in chosen for name, values in each.choices.items()}
+    points = search(knobs, evaluate, seconds, folder, progress)
+    limited = limits(graph, target, context)
+    taken = best(points, limited)
+    if taken is None:
+        nearest = min(points, key=lambda point: point.over(limited))
+        how_near = "; ".join(each.compared(nearest.taken[each.resource.value]) for each in limited)
+        raise BudgetError(f"of {len(points)} plans that were tried none keeps the budgets; the nearest: {how_near}")
+    on_front = front(points)
+    records = [
+        point.record() | {"on the front": point in on_front, "taken": point is taken}
+        for point in sorted(points, key=lambda point: point.taken["latency"])
+    ]
+    return replace(taken.plan, points=tuple(records))
+
+
+def _told(rewrite: Pass, settings: Settings) -> Pass:
+    """A pass with the settings that are its own."""
+    own: Mapping[str, object] = {name: settings[f"{rewrite.name}.{name}"] for name in rewrite.choices}
+    return replace(rewrite, **own) if own else rewrite  # type: ignore[type-var]
