@@ -5,7 +5,7 @@ NAME.h          its interface in C
 NAME.c          its driver, to read
 manifest.json   what it was made from, what it needs, what it holds
 steps.json      what each step of a run computes, for profiles
-plan.json       what was decided and why, where there was a plan
+plan.json       what was decided and why, where there was a plan; plan-VARIANT.json for variants but the first
 tuning.json     which algorithms were taken, as a tuning file for other builds
 report.html     all that was decided and why, as a page
 """
@@ -19,22 +19,28 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lepton_compile.codegen import adaptive
+from lepton_compile.codegen.adaptive import AdaptiveDriver, Facet, extension, facets
+from lepton_compile.codegen.building import kernel_tasks
 from lepton_compile.codegen.cpu_features import cpu_checks
-from lepton_compile.codegen.driver import Facts, driver, kernel_symbol
+from lepton_compile.codegen.driver import Driver, Facts
 from lepton_compile.codegen.interface import API, header, make_interface, onnx_name
 from lepton_compile.codegen.linking import Toolchain
 from lepton_compile.codegen.objects import build_missing
+from lepton_compile.codegen.parts import Part
 from lepton_compile.codegen.pool import KERNEL_LIMIT, Task, workers
 from lepton_compile.codegen.steps import describe_steps
+from lepton_compile.codegen.variants import Variant, check_variants
 from lepton_compile.codegen.weights import WeightTable, embed_weights, weights_assembly
 from lepton_compile.errors import LeptonError
-from lepton_compile.lowering.program import Buffer, Program, location
+from lepton_compile.lowering.program import Buffer, Program
 from lepton_compile.reporting import page, sections
 from lepton_compile.runtime.loader import replace_folder
 
@@ -53,13 +59,18 @@ class Library:
         name: The model's name.
         folder: The artefact's folder.
         manifest: What manifest.json holds.
-        program: What the library was generated from.
+        variants: What the library was generated from, the best first.
     """
 
     name: str
     folder: Path
     manifest: Mapping[str, object]
-    program: Program = field(repr=False)
+    variants: tuple[Variant, ...] = field(repr=False)
+
+    @property
+    def program(self) -> Program:
+        """The first variant's program, which is the only one of most libraries."""
+        return self.variants[0].program
 
     @property
     def path(self) -> Path:
@@ -105,156 +116,186 @@ def generate(
         BuildError: Names the kernel and its ONNX nodes, or says what the linker did not like.
         LeptonError: When the temporary folder can not be written.
     """
+    return generate_variants(
+        [Variant("only", program, target, plan=plan)],
+        static=static,
+        model_hash=model_hash,
+        tuning=tuning,
+        progress=progress,
+        kernel_limit=kernel_limit,
+    )
+
+
+def generate_variants(
+    variants: Sequence[Variant],
+    *,
+    static: bool = False,
+    model_hash: str = "",
+    tuning: Mapping[str, object] | None = None,
+    progress: Callable[[str], None] | None = None,
+    kernel_limit: float = KERNEL_LIMIT,
+) -> Library:
+    """One library for several variants of a model, of which it picks one where it runs.
+
+    They share the kernels and weights that are equal. What callers see, the manifest and plan.json are the first one's,
+    but for what stands under "variants".
+
+    Args:
+        variants: The best first: the most accurate one, and of those that are equally accurate the fastest.
+        static: As for `generate`, like all that follow.
+        model_hash: That of the model that variants are made of.
+        tuning: Of all variants.
+        progress: Called with a line of text at long steps.
+        kernel_limit: Seconds that building one kernel may take.
+
+    Returns:
+        The library, in a temporary folder that is removed with the value.
+
+    Raises:
+        ModelError, TargetError: The variants do not fit together.
+        BuildError: Names the kernel and its ONNX nodes, or says what the linker did not like.
+        LeptonError: When a variant's name or time is none, or the temporary folder can not be written.
+    """
+    check_variants(variants)
     with tempfile.TemporaryDirectory(prefix="lepton-build-") as scratch:
         try:
-            return _generate(Path(scratch), program, target, static, model_hash, plan, tuning, progress, kernel_limit)
+            return _generate(Path(scratch), tuple(variants), static, model_hash, tuning, progress, kernel_limit)
         except OSError as error:
             raise LeptonError(f"the library can not be written: {error}", path=error.filename) from error
 
 
 def _generate(
     scratch: Path,
-    program: Program,
-    target: Target,
+    variants: tuple[Variant, ...],
     static: bool,
     model_hash: str,
-    plan: Mapping[str, object] | None,
     tuning: Mapping[str, object] | None,
     progress: Callable[[str], None] | None,
     kernel_limit: float,
 ) -> Library:
-    name = program.name
+    first, several = variants[0], len(variants) > 1
+    name = first.program.name
     version = importlib.metadata.version("lepton-compile")
-    tools = Toolchain(scratch, target.triple, target.zig_triple(), target.name != "host", progress)
+    portable = any(variant.target.name != "host" for variant in variants)
+    tools = Toolchain(scratch, first.target.triple, first.target.zig_triple(), portable, progress)
+    tasks, symbols = kernel_tasks(variants, scratch)
     with ThreadPoolExecutor(1) as beside:  # the driver compiles while the workers build kernels
-        driven = beside.submit(_build_driver, scratch, program, target, tools, version, model_hash)
-        kernels = _build_kernels(scratch, program, target, progress, kernel_limit)
+        driven = beside.submit(_build_driver, scratch, variants, symbols, tools, version, model_hash)
+        _build_kernels(tasks, progress, kernel_limit)
         weights = driven.result()
-    objects = ["driver.o", "weights.o", *kernels]
+    objects = ["driver.o", "weights.o", *(task.path.name for task in tasks)]
     library = f"lib{name}.so"
-    tools.link(objects, library, [f"{name}_{function}" for function in API])
+    functions = [*API, *adaptive.API] if several else API
+    tools.link(objects, library, [f"{name}_{function}" for function in functions])
     files = [library, f"{name}.h", f"{name}.c"]
     if static:
         tools.archive(objects, f"lib{name}.a")
         files.append(f"lib{name}.a")
 
-    manifest = _manifest(program, target, weights, model_hash, version, scratch / library, plan, tuning)
+    manifest = _manifest(variants, weights, model_hash, version, scratch / library, tuning)
     folder = Path(tempfile.mkdtemp(prefix="lepton-"))
-    result = Library(name, folder, manifest, program)
+    result = Library(name, folder, manifest, variants)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     for file in files:
         shutil.move(scratch / file, folder / file)
     _write_json(folder / "manifest.json", manifest)
-    steps = describe_steps(program)
+    steps = _steps(variants)
     _write_json(folder / "steps.json", {"steps": steps})
-    if plan is not None:
-        _write_json(folder / "plan.json", plan)
+    for variant in variants:
+        if variant.plan is not None:
+            _write_json(folder / _plan_file(variant, variants), variant.plan)
     if tuning is not None:
         _write_json(folder / "tuning.json", tuning)
-    title = f"{name} for {target.name}"
-    (folder / "report.html").write_text(page(title, sections(manifest, plan or {}, steps)), "utf-8")
+    title = f"{name} for {first.target.name}"
+    (folder / "report.html").write_text(page(title, sections(manifest, first.plan or {}, steps)), "utf-8")
     return result
 
 
 def _build_driver(
     scratch: Path,
-    program: Program,
-    target: Target,
+    variants: Sequence[Variant],
+    symbols: Sequence[Mapping[str, str]],
     tools: Toolchain,
     version: str,
     model_hash: str,
 ) -> WeightTable:
     """Write the table of weights, the header and the driver, and compile them to weights.o and driver.o."""
+    program, target = variants[0].program, variants[0].target
     name = program.name
     (scratch / "weights.S").write_text(weights_assembly(f"{name}_weights", target.architecture), "utf-8")
     tools.compile("weights.S", "weights.o")
-    weights = embed_weights(program.weights, scratch / "weights.o")
-    interface = make_interface(program)
-    facts = Facts(version, target.name, model_hash, cpu_checks(target))
+    weights = embed_weights([variant.program.weights for variant in variants], scratch / "weights.o")
+    parts: list[Part] = []
+    first_step = 0
+    for variant, symbols_, offsets in zip(variants, symbols, weights.offsets, strict=True):
+        parts.append(Part(variant.program, symbols_, offsets, cpu_checks(variant.target), first_step))
+        first_step += sum(1 for _ in variant.program.calls())
+    facts = Facts(version, target.name, model_hash)
+    if len(variants) > 1:
+        driver: Driver = AdaptiveDriver(parts, weights, facts, facets(variants, weights))
+        extended = extension(name, len(variants))
+    else:
+        driver, extended = Driver(parts, weights, facts), None
     described = f"Generated by lepton_compile {version} for {target.name} ({target.triple})."
-    (scratch / f"{name}.h").write_text(header(program, interface, description=described), "utf-8")
-    (scratch / f"{name}.c").write_text(driver(program, interface, weights, facts), "utf-8")
+    text = header(program, make_interface(program), description=described, extension=extended)
+    (scratch / f"{name}.h").write_text(text, "utf-8")
+    (scratch / f"{name}.c").write_text(driver.text(), "utf-8")
     tools.compile(f"{name}.c", "driver.o")
     return weights
 
 
-def _build_kernels(
-    scratch: Path,
-    program: Program,
-    target: Target,
-    progress: Callable[[str], None] | None,
-    limit: float,
-) -> list[str]:
-    """Build the kernels that are called; the file names of their objects."""
+def _build_kernels(tasks: Sequence[Task], progress: Callable[[str], None] | None, limit: float) -> None:
     pool = workers()
-    used = {call.kernel for call in program.calls()}
-    overlapping = _overlapping_kernels(program)
-    tasks = [
-        Task(
-            kernel=kernel.name,
-            nodes=kernel.nodes,
-            function=kernel.text,
-            symbol=kernel_symbol(program, kernel),
-            target=target.tvm(),
-            path=scratch / f"k{index}.o",
-            dimensions=program.dimensions,
-            noalias=kernel.name not in overlapping,
-            small=program.small,
-        )
-        for index, kernel in enumerate(program.kernels.values())
-        if kernel.name in used
-    ]
     if progress is not None:
         progress(f"building {len(tasks)} kernels")
     # The largest first, so that no worker is left with one at the end.
     ordered = sorted(tasks, key=lambda task: len(task.function), reverse=True)
     build_missing(ordered, lambda missing: pool.build(missing, limit=limit))
-    return [task.path.name for task in tasks]
 
 
-def _overlapping_kernels(program: Program) -> set[str]:
-    """The kernels that some call gives an output which shares memory with another argument."""
-    found = set()
-    for call in program.calls():
-        inputs = program.kernels[call.kernel].inputs
-        buffers = [program.buffers[argument] for argument in call.arguments]
-        for position, output in enumerate(buffers[inputs:], inputs):
-            others = buffers[:position] + buffers[position + 1 :]
-            if any(_overlap(program, output, other) for other in others):
-                found.add(call.kernel)
-    return found
+def _steps(variants: Sequence[Variant]) -> list[dict[str, object]]:
+    """What steps.json lists: each step of each variant, numbered as the library numbers them."""
+    if len(variants) == 1:
+        return describe_steps(variants[0].program)
+    steps = [(variant.name, step) for variant in variants for step in describe_steps(variant.program)]
+    return [step | {"number": number, "variant": name} for number, (name, step) in enumerate(steps)]
 
 
-def _overlap(program: Program, first: Buffer, second: Buffer) -> bool:
-    """Whether two buffers share memory, an output being in the caller's or in the arena."""
-    (a, begin), (b, start) = location(program.buffers, first.name), location(program.buffers, second.name)
-    if a != b:
-        offsets = program.memory.offsets
-        if a not in offsets or b not in offsets:
-            return False
-        begin, start = offsets[a] + begin, offsets[b] + start
-    try:
-        return begin < start + second.nbytes() and start < begin + first.nbytes()
-    except TypeError:  # a symbolic size
-        return True
+def _plan_file(variant: Variant, variants: Sequence[Variant]) -> str:
+    return "plan.json" if variant is variants[0] else f"plan-{variant.name}.json"
+
+
+def _variant(variant: Variant, facet: Facet, variants: Sequence[Variant]) -> dict[str, object]:
+    """What the manifest tells of one of several variants."""
+    program = variant.program
+    return {
+        "name": variant.name,
+        "seconds": variant.seconds,
+        "target": variant.target.describe(),
+        "memory": {
+            "arena_bytes": facet.arena_bytes,
+            "weights_bytes": facet.weights_bytes,
+            "peak_bytes": facet.memory_bytes,
+        },
+        "notes": list(program.notes),
+        "passes": (variant.plan or {}).get("steps", []),
+        "plan": _plan_file(variant, variants) if variant.plan is not None else None,
+        "kernels": _kernels(program),
+    }
 
 
 def _manifest(
-    program: Program,
-    target: Target,
+    variants: Sequence[Variant],
     weights: WeightTable,
     model_hash: str,
     version: str,
     library: Path,
-    plan: Mapping[str, object] | None,
     tuning: Mapping[str, object] | None,
 ) -> dict[str, object]:
+    program, target, plan = variants[0].program, variants[0].target, variants[0].plan
     with library.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    calls: dict[str, int] = {}
-    for call in program.calls():
-        calls[call.kernel] = calls.get(call.kernel, 0) + 1
-    return {
+    manifest = {
         "format": FORMAT,
         "name": program.name,
         "model": {"sha256": model_hash},
@@ -273,24 +314,33 @@ def _manifest(
         "outputs": [_tensor(buffer) for buffer in program.outputs],
         "dimensions": list(program.dimensions),
         "memory": {
-            "arena_bytes": program.memory.arena_bytes,
+            "arena_bytes": max(variant.program.memory.arena_bytes for variant in variants),
             "weights_bytes": weights.nbytes,
-            "peak_bytes": program.peak_bytes,
+            "peak_bytes": max(variant.program.peak_bytes for variant in variants),
             "weights_sha256": weights.digest,
         },
         "choices": [asdict(choice) for choice in program.choices],
-        "kernels": [
-            {
-                "name": kernel.name,
-                "family": kernel.family,
-                "nodes": list(kernel.nodes),
-                "operations": kernel.operations,
-                "calls": calls[kernel.name],
-            }
-            for kernel in program.kernels.values()
-            if kernel.name in calls
-        ],
+        "kernels": _kernels(program),
     }
+    if len(variants) > 1:
+        each = zip(variants, facets(variants, weights), strict=True)
+        manifest["variants"] = [_variant(variant, facet, variants) for variant, facet in each]
+    return manifest
+
+
+def _kernels(program: Program) -> list[dict[str, object]]:
+    calls = Counter(call.kernel for call in program.calls())
+    return [
+        {
+            "name": kernel.name,
+            "family": kernel.family,
+            "nodes": list(kernel.nodes),
+            "operations": kernel.operations,
+            "calls": calls[kernel.name],
+        }
+        for kernel in program.kernels.values()
+        if kernel.name in calls
+    ]
 
 
 def _tensor(buffer: Buffer) -> dict[str, object]:

@@ -1,19 +1,14 @@
-"""The C driver NAME.c: the interface's functions, and the program's steps in order.
-
-It is generated to be read: one small function per call, under a comment that names its ONNX nodes, its kernel family
-and its shapes.
-"""
+"""The C driver NAME.c: the interface's functions, and the program's steps in order. It is generated to be read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lepton_compile.codegen.interface import Interface, onnx_name, shape_text, static_nbytes
+from lepton_compile.codegen.interface import onnx_name, static_nbytes
 from lepton_compile.codegen.names import C_TYPES, comment, string_literal
+from lepton_compile.codegen.parts import Part
 from lepton_compile.codegen.weights import WeightTable
-from lepton_compile.errors import BuildError
-from lepton_compile.lowering.program import Buffer, Call, Kernel, Program, Require, Step, Storage, location
 
 
 @dataclass(frozen=True)
@@ -24,103 +19,78 @@ class Facts:
         version: Of the compiler.
         target: Name of the target.
         model_hash: SHA-256 of the ONNX model; empty when unknown.
-        cpu_checks: What it asks the processor for first, as `lepton_compile.codegen.cpu_features.cpu_checks` gives it.
     """
 
     version: str
     target: str
     model_hash: str = ""
-    cpu_checks: tuple[str, ...] = ()
 
 
-def kernel_symbol(program: Program, kernel: Kernel) -> str:
-    """The C name of a kernel: what it computes decides, not its place among others, so that objects can be shared."""
-    return f"{program.name}_{kernel.family.replace(' ', '_')}_{kernel.digest}"
+class Driver:
+    """The driver of a library with one program; each method gives C text."""
 
+    _runtime = "lepton_runtime.h"
 
-def address(program: Program, interface: Interface, weights: WeightTable, buffer: Buffer, *, const: bool) -> str:
-    """The C expression of a pointer to a buffer's first element, in a function that knows the instance as `self`."""
-    owner, offset = location(program.buffers, buffer.name)
-    base = program.buffers[owner]
-    constant = "const " if const else ""
-    cast = f"({constant}{C_TYPES[buffer.dtype]} *)"
-    if base.storage is Storage.WEIGHT:
-        return f"{cast}(self->weights + {weights.offsets[owner] + offset})"
-    if base.storage is Storage.ARENA:
-        return f"{cast}(self->arena + {program.memory.offsets[owner] + offset})"
-    if base.storage is Storage.INPUT:
-        expression = f"self->inputs.{interface.inputs[owner]}"
-    else:
-        expression = f"self->outputs.{interface.outputs[owner]}"
-    if offset:
-        return f"{cast}(({constant}uint8_t *){expression} + {offset})"
-    return expression if C_TYPES[base.dtype] == C_TYPES[buffer.dtype] else f"{cast}{expression}"
+    def __init__(self, parts: Sequence[Part], weights: WeightTable, facts: Facts) -> None:
+        """Say what it is of.
 
-
-def driver(program: Program, interface: Interface, weights: WeightTable, facts: Facts) -> str:
-    """The text of NAME.c.
-
-    Args:
-        program: The program.
-        interface: Its C names.
-        weights: Where its weights lie in the block `NAME_weights`.
-        facts: What NAME_info tells.
-    """
-    return _Driver(program, interface, weights, facts).text()
-
-
-class _Driver:
-    """The parts of one driver; each method gives C text."""
-
-    def __init__(self, program: Program, interface: Interface, weights: WeightTable, facts: Facts) -> None:
-        self.program = program
-        self.interface = interface
-        self.weights = weights
-        self.facts = facts
-        self.name = program.name
-        self.upper = program.name.upper()
+        Args:
+            parts: The program.
+            weights: The table of weights.
+            facts: What NAME_info tells.
+        """
+        self._parts = parts
+        self._program = parts[0].program
+        self._interface = parts[0].interface
+        self._weights = weights
+        self._facts = facts
+        self._name = self._program.name
+        self._upper = self._name.upper()
 
     def text(self) -> str:
+        """The text of NAME.c."""
         parts = [
-            self.preamble(),
-            self.kernels(),
-            self.instance(),
-            *self.steps(),
-            self.sequence(),
-            self.information(),
-            self.create(),
-            self.run(),
-            self.rest(),
+            self._preamble(),
+            self._kernels(),
+            self._instance(),
+            *(step for part in self._parts for step in part.steps(self._name)),
+            self._sequences(),
+            self._information(),
+            self._create(),
+            self._run(),
+            self._destroy(),
+            self._rest(),
         ]
-        return "\n".join(part for part in parts if part)
+        return "\n".join(parts)
 
-    def preamble(self) -> str:
+    def _preamble(self) -> str:
+        version = comment(self._facts.version)
         return f"""\
-/* {self.name}.c: calls the kernels of the model in order. Generated by lepton_compile {comment(self.facts.version)}. */
+/* {self._name}.c: calls the kernels of the model in order. Generated by lepton_compile {version}. */
 #define _GNU_SOURCE /* sched_getaffinity */
-#include "{self.name}.h"
+#include "{self._name}.h"
 
-#include "lepton_runtime.h"
+#include "{self._runtime}"
 """
 
-    def kernels(self) -> str:
-        lines = ["/* Kernels: each computes the part [begin, end) of its outermost loop. */"]
-        used = {call.kernel for call in self.program.calls()}
-        for kernel in self.program.kernels.values():
-            if kernel.name not in used:
-                continue
-            types = [C_TYPES[str(parameter.dtype)] for parameter in kernel.function.params]
-            parameters = [f"const {type_} *" for type_ in types[: kernel.inputs]]
-            parameters += [f"{type_} *" for type_ in types[kernel.inputs :]]
-            parameters += ["int32_t"] * len(self.program.dimensions)
-            parameters += ["int32_t begin", "int32_t end"]
-            lines.append(f"int32_t {kernel_symbol(self.program, kernel)}({', '.join(parameters)});")
-        return "\n".join(lines) + "\n"
+    def _kernels(self) -> str:
+        declared = {}
+        for part in self._parts:
+            for name, symbol in part.symbols.items():
+                kernel = part.program.kernels[name]
+                types = [C_TYPES[str(parameter.dtype)] for parameter in kernel.function.params]
+                parameters = [f"const {type_} *" for type_ in types[: kernel.inputs]]
+                parameters += [f"{type_} *" for type_ in types[kernel.inputs :]]
+                parameters += ["int32_t"] * len(part.program.dimensions)
+                parameters += ["int32_t begin", "int32_t end"]
+                declared[symbol] = f"int32_t {symbol}({', '.join(parameters)});"
+        told = "/* Kernels: each computes the part [begin, end) of its outermost loop. */"
+        return "\n".join([told, *declared.values()]) + "\n"
 
-    def instance(self) -> str:
-        name = self.name
+    def _instance(self) -> str:
+        name = self._name
         return f"""\
-extern const uint8_t *const {name}_weights; /* {self.weights.nbytes} bytes, 64-byte aligned */
+extern const uint8_t *const {name}_weights; /* {self._weights.nbytes} bytes, 64-byte aligned */
 
 struct {name}_instance {{
   const uint8_t *weights;
@@ -135,99 +105,23 @@ struct {name}_instance {{
 }};
 """
 
-    def buffer(self, name: str) -> Buffer:
-        return self.program.buffers[name]
+    def _sequences(self) -> str:
+        """What runs the steps."""
+        return self._parts[0].sequence("run_steps")
 
-    def pointers(self, call: Call) -> list[str]:
-        inputs = self.program.kernels[call.kernel].inputs
-        return [
-            address(self.program, self.interface, self.weights, self.buffer(name), const=position < inputs)
-            for position, name in enumerate(call.arguments)
-        ]
+    @property
+    def _arena_bytes(self) -> int:
+        """An arena that is large enough."""
+        return max(part.program.memory.arena_bytes for part in self._parts)
 
-    def steps(self) -> Iterator[str]:
-        """One function per call."""
-        for number, call in enumerate(self.program.calls()):
-            kernel = self.program.kernels[call.kernel]
-            if len(call.arguments) != kernel.inputs + kernel.outputs:
-                raise BuildError(
-                    f"step {number} gives kernel {kernel.name} {len(call.arguments)} arguments, not "
-                    f"{kernel.inputs + kernel.outputs}",
-                    kernel=kernel.name,
-                    nodes=call.nodes,
-                )
-            told = [
-                shape_text(self.buffer(name))
-                + (f" {self.buffer(name).layout}" if self.buffer(name).layout.block else "")
-                for name in call.arguments
-            ]
-            nodes = comment(", ".join(call.nodes)) or "no node"
-            arguments = [
-                *self.pointers(call),
-                *(f"self->inputs.{self.interface.dimensions[name]}" for name in self.program.dimensions),
-                "begin",
-                "end",
-            ]
-            joined = ",\n      ".join(arguments)
-            yield f"""\
-/* Step {number}: {nodes}
- * {kernel.family}: {", ".join(told[: kernel.inputs])} -> {", ".join(told[kernel.inputs :])} */
-static void step_{number}(void *context, int32_t begin, int32_t end) {{
-  const struct {self.name}_instance *self = context;
-  (void){kernel_symbol(self.program, kernel)}(
-      {joined});
-}}
-"""
+    @property
+    def _more_information(self) -> str:
+        """Further values of NAME_information."""
+        return ""
 
-    def sequence(self) -> str:
-        """The function that runs the steps."""
-        numbers = iter(range(1 << 31))
-        body = list(self._run(self.program.steps, numbers, "  "))
-        for buffer in self.program.outputs:
-            if buffer.view_of is not None:
-                body.append(self._copy_output(buffer))
-        if not body:
-            body = ["  (void)self;"]
-        body.append(f"  return {self.upper}_OK;")
-        return f"""\
-static {self.name}_status run_steps(struct {self.name}_instance *self) {{
-{chr(10).join(body)}
-}}
-"""
-
-    def _run(self, steps: Sequence[Step], numbers: Iterator[int], indent: str) -> Iterator[str]:
-        for step in steps:
-            if isinstance(step, Call):
-                number = next(numbers)
-                blocks = self.program.kernels[step.kernel].blocks
-                executor = "&self->executor" if step.parallel and blocks > 1 else "NULL"
-                yield f"{indent}lepton_step(&self->profile, {number}, {executor}, step_{number}, self, {blocks});"
-                continue
-            condition = self.buffer(step.condition)
-            pointer = address(self.program, self.interface, self.weights, condition, const=True)
-            if isinstance(step, Require):
-                yield f"{indent}if (!*{pointer}) {{ /* {comment(step.node)} */"
-                yield f'{indent}  lepton_error_set(self->error, "%s", {string_literal(step.message)});'
-                yield f"{indent}  return {self.upper}_INVALID_INPUT;"
-                yield f"{indent}}}"
-            else:
-                yield f"{indent}if (*{pointer}) {{ /* {comment(step.node)} */"
-                yield from self._run(step.then_steps, numbers, indent + "  ")
-                yield f"{indent}}} else {{"
-                yield from self._run(step.else_steps, numbers, indent + "  ")
-                yield f"{indent}}}"
-
-    def _copy_output(self, buffer: Buffer) -> str:
-        """An output that is another buffer's memory, such as an input handed through."""
-        size = static_nbytes(buffer)
-        if size is None:
-            raise BuildError(f"output '{onnx_name(buffer)}' is a view of symbolic size", tensor=onnx_name(buffer))
-        source = address(self.program, self.interface, self.weights, buffer, const=True)
-        return f"  memcpy(self->outputs.{self.interface.outputs[buffer.name]}, {source}, {size});"
-
-    def information(self) -> str:
+    def _information(self) -> str:
         lines = []
-        for kind, buffers in (("inputs", self.program.inputs), ("outputs", self.program.outputs)):
+        for kind, buffers in (("inputs", self._program.inputs), ("outputs", self._program.outputs)):
             rows = []
             for index, buffer in enumerate(buffers):
                 shape = "NULL"
@@ -240,37 +134,31 @@ static {self.name}_status run_steps(struct {self.name}_instance *self) {{
                     f"{len(buffer.shape)}, {static_nbytes(buffer) or 0}}},"
                 )
             if rows:
-                lines += [f"static const {self.name}_tensor {kind}_table[] = {{", *rows, "};"]
-        inputs = "inputs_table" if self.program.inputs else "NULL"
-        outputs = "outputs_table" if self.program.outputs else "NULL"
+                lines += [f"static const {self._name}_tensor {kind}_table[] = {{", *rows, "};"]
+        inputs = "inputs_table" if self._program.inputs else "NULL"
+        outputs = "outputs_table" if self._program.outputs else "NULL"
         told = ", ".join(
             string_literal(text)
-            for text in (self.name, self.facts.version, self.facts.target, self.facts.model_hash, self.weights.digest)
+            for text in (
+                self._name,
+                self._facts.version,
+                self._facts.target,
+                self._facts.model_hash,
+                self._weights.digest,
+            )
         )
         return f"""\
 {chr(10).join(lines)}
 
-static const {self.name}_information information = {{
+static const {self._name}_information information = {{
   {told},
-  {self.program.memory.arena_bytes}, {self.weights.nbytes}, {len(self.program.inputs)}, {len(self.program.outputs)}, \
-{inputs}, {outputs}
+  {self._arena_bytes}, {self._weights.nbytes}, {len(self._program.inputs)}, {len(self._program.outputs)}, \
+{inputs}, {outputs}{self._more_information}
 }};
 """
 
-    def create(self) -> str:
-        name, upper = self.name, self.upper
-        cpu = ""
-        if self.facts.cpu_checks:
-            rows = "".join(f"\n      {row}," for row in self.facts.cpu_checks)
-            cpu = f"""\
-  static const struct lepton_cpu_feature features[] = {{{rows}
-  }};
-  const char *lacking = lepton_cpu_lacks(features, sizeof features / sizeof features[0]);
-  if (lacking != NULL) {{
-    lepton_error_set(create_error, "this processor lacks %s, which the library was compiled for", lacking);
-    return {upper}_UNSUPPORTED_CPU;
-  }}
-"""
+    def _create(self) -> str:
+        name, upper = self._name, self._upper
         return f"""\
 static _Thread_local char create_error[LEPTON_ERROR_BYTES];
 
@@ -282,16 +170,12 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
     return {upper}_INVALID_ARGUMENT;
   }}
   *instance = NULL;
-{cpu}\
+{self._check_processor()}\
   if (options->threads < 0) {{
     lepton_error_set(create_error, "threads is %d; it must be at least 0", (int)options->threads);
     return {upper}_INVALID_ARGUMENT;
   }}
-  if (options->arena != NULL && options->arena_bytes < information.arena_bytes) {{
-    lepton_error_set(create_error, "the arena has %zu bytes; %zu are needed", options->arena_bytes,
-                     (size_t)information.arena_bytes);
-    return {upper}_INVALID_ARGUMENT;
-  }}
+{self._check_arena()}\
   if (!lepton_is_aligned(options->arena)) {{
     lepton_error_set(create_error, "the arena is not aligned to %zu bytes", LEPTON_ALIGNMENT);
     return {upper}_INVALID_ARGUMENT;
@@ -301,16 +185,7 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
     lepton_error_set(create_error, "no memory for an instance");
     return {upper}_OUT_OF_RESOURCES;
   }}
-  atomic_flag_clear(&self->busy);
-  self->weights = {name}_weights;
-  self->owns_arena = options->arena == NULL;
-  self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
-  if (self->arena == NULL) {{
-    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
-                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
-    {name}_destroy(self);
-    return {upper}_OUT_OF_RESOURCES;
-  }}
+{self._take_memory()}\
   self->executor.parallel_for = options->parallel_for;
   self->executor.parallel_context = options->parallel_context;
   const int32_t processors = options->threads == 1 ? 1 : lepton_processors(); /* which reads files */
@@ -323,38 +198,95 @@ static _Thread_local char create_error[LEPTON_ERROR_BYTES];
       return {upper}_OUT_OF_RESOURCES;
     }}
   }}
+{self._settle()}\
   *instance = self;
   return {upper}_OK;
 }}
 """
 
-    def run(self) -> str:
-        name, upper = self.name, self.upper
+    def _check_processor(self) -> str:
+        """In NAME_create: refuses a processor that lacks instructions."""
+        if not self._parts[0].cpu_checks:
+            return ""
+        rows = "".join(f"\n      {row}," for row in self._parts[0].cpu_checks)
+        return f"""\
+  static const struct lepton_cpu_feature features[] = {{{rows}
+  }};
+  const char *lacking = lepton_cpu_lacks(features, sizeof features / sizeof features[0]);
+  if (lacking != NULL) {{
+    lepton_error_set(create_error, "this processor lacks %s, which the library was compiled for", lacking);
+    return {self._upper}_UNSUPPORTED_CPU;
+  }}
+"""
 
-        def refuse(condition: str, message: str, *arguments: str) -> str:
-            values = "".join(f", {argument}" for argument in arguments)
-            return (
-                f"  if ({condition}) {{\n    lepton_error_set(self->error, {message}{values});\n"
-                f"    return {upper}_INVALID_ARGUMENT;\n  }}\n"
-            )
+    def _check_arena(self) -> str:
+        """In NAME_create: refuses an arena of the caller that is too small."""
+        return f"""\
+  if (options->arena != NULL && options->arena_bytes < information.arena_bytes) {{
+    lepton_error_set(create_error, "the arena has %zu bytes; %zu are needed", options->arena_bytes,
+                     (size_t)information.arena_bytes);
+    return {self._upper}_INVALID_ARGUMENT;
+  }}
+"""
 
-        checks = refuse("inputs == NULL || outputs == NULL", '"the inputs or outputs are a null pointer"')
-        for field in self.interface.inputs.values():
-            checks += refuse(f"inputs->{field} == NULL", f'"input {field} is a null pointer"')
-        for field in self.interface.dimensions.values():
+    def _take_memory(self) -> str:
+        """In NAME_create: gives the instance what it works in."""
+        return f"""\
+  atomic_flag_clear(&self->busy);
+  self->weights = {self._name}_weights;
+  self->owns_arena = options->arena == NULL;
+  self->arena = self->owns_arena ? lepton_arena_create((size_t)information.arena_bytes) : options->arena;
+  if (self->arena == NULL) {{
+    lepton_error_set(create_error, "no memory for an arena of %zu bytes; beside it, the weights take %zu bytes",
+                     (size_t)information.arena_bytes, (size_t)information.weights_bytes);
+    {self._name}_destroy(self);
+    return {self._upper}_OUT_OF_RESOURCES;
+  }}
+"""
+
+    def _settle(self) -> str:
+        """In NAME_create: what comes last."""
+        return ""
+
+    def _refuse(self, condition: str, message: str, *arguments: str) -> str:
+        """In a function that knows the instance as `self`: refuses arguments of which `condition` is true."""
+        values = "".join(f", {argument}" for argument in arguments)
+        return (
+            f"  if ({condition}) {{\n    lepton_error_set(self->error, {message}{values});\n"
+            f"    return {self._upper}_INVALID_ARGUMENT;\n  }}\n"
+        )
+
+    def _check_arguments(self) -> str:
+        """In a run: refuses null pointers and impossible sizes."""
+        checks = self._refuse("inputs == NULL || outputs == NULL", '"the inputs or outputs are a null pointer"')
+        for field in self._interface.inputs.values():
+            checks += self._refuse(f"inputs->{field} == NULL", f'"input {field} is a null pointer"')
+        for field in self._interface.dimensions.values():
             message = f'"dimension {field} is %d; it must be at least 1"'
-            checks += refuse(f"inputs->{field} < 1", message, f"(int)inputs->{field}")
+            checks += self._refuse(f"inputs->{field} < 1", message, f"(int)inputs->{field}")
+        return checks
+
+    def _lend(self, memory: str, offsets: Mapping[str, int]) -> str:
+        """In a run: lends memory to outputs that have none.
+
+        Args:
+            memory: The C expression of where it begins.
+            offsets: How far from there each output may lie; those that are not in it need memory of the caller.
+        """
         lent = ""
-        for buffer, field in self.interface.outputs.items():
-            offset = self.program.memory.offsets.get(buffer)
-            if offset is None:
-                lent += refuse(f"outputs->{field} == NULL", f'"output {field} is a null pointer"')
+        for buffer, field in self._interface.outputs.items():
+            if buffer not in offsets:
+                lent += self._refuse(f"outputs->{field} == NULL", f'"output {field} is a null pointer"')
             else:
-                type_ = C_TYPES[self.buffer(buffer).dtype]
-                lent += f"  if (outputs->{field} == NULL) outputs->{field} = ({type_} *)(self->arena + {offset});\n"
+                pointer = f"({C_TYPES[self._program.buffers[buffer].dtype]} *)({memory} + {offsets[buffer]})"
+                lent += f"  if (outputs->{field} == NULL) outputs->{field} = {pointer};\n"
+        return lent
+
+    def _run(self) -> str:
+        name, upper = self._name, self._upper
         return f"""\
 static {name}_status run_checked(struct {name}_instance *self, const {name}_inputs *inputs, {name}_outputs *outputs) {{
-{checks}{lent}\
+{self._check_arguments()}{self._lend("self->arena", self._program.memory.offsets)}\
   self->inputs = *inputs;
   self->outputs = *outputs;
   return run_steps(self);
@@ -369,21 +301,27 @@ static {name}_status run_checked(struct {name}_instance *self, const {name}_inpu
 }}
 """
 
-    def rest(self) -> str:
-        """The interface's small functions."""
-        name = self.name
+    def _destroy(self) -> str:
         return f"""\
-void {name}_destroy({name}_instance *self) {{
+void {self._name}_destroy({self._name}_instance *self) {{
   if (self == NULL) return;
   lepton_pool_destroy(self->executor.pool);
   if (self->owns_arena) free(self->arena);
   free(self);
 }}
+"""
 
+    def _tell(self) -> str:
+        """NAME_info."""
+        return f"const {self._name}_information *{self._name}_info(void) {{ return &information; }}\n"
+
+    def _rest(self) -> str:
+        """The interface's small functions."""
+        name = self._name
+        return f"""\
 const char *{name}_error(const {name}_instance *self) {{ return self == NULL ? create_error : self->error; }}
 
-const {name}_information *{name}_info(void) {{ return &information; }}
-
+{self._tell()}
 void {name}_set_profile({name}_instance *self, {name}_profile callback, void *context) {{
   if (self == NULL) return;
   self->profile.callback = callback;

@@ -79,14 +79,37 @@ def _field(buffer: Buffer, field: str, const: str) -> str:
     return f'  {const}{C_TYPES[buffer.dtype]} *{field}; /* "{comment(onnx_name(buffer))}": {text} */'
 
 
-def header(program: Program, interface: Interface, *, description: str) -> str:
+@dataclass(frozen=True)
+class Extension:
+    """What a header has besides, each at its place.
+
+    Attributes:
+        note: In the comment at the beginning.
+        macros: Before the types.
+        types: Before the options.
+        options: Fields of NAME_options.
+        information: Fields of NAME_information.
+        functions: After the others.
+    """
+
+    note: str = ""
+    macros: str = ""
+    types: str = ""
+    options: str = ""
+    information: str = ""
+    functions: str = ""
+
+
+def header(program: Program, interface: Interface, *, description: str, extension: Extension | None = None) -> str:
     """The text of NAME.h.
 
     Args:
         program: The program.
         interface: Its C names.
         description: One line on where the library comes from and which machine it is for.
+        extension: What it has besides.
     """
+    extension = extension or Extension()
     name, upper = program.name, program.name.upper()
     inputs = [_field(buffer, interface.inputs[buffer.name], "const ") for buffer in program.inputs]
     inputs += [
@@ -113,6 +136,7 @@ def header(program: Program, interface: Interface, *, description: str) -> str:
  *
  * Threads: an instance serves one call at a time, from any thread. Different instances may run at the same time; they
  * share the weights and nothing else.
+{extension.note}\
  */
 #ifndef {upper}_LEPTON_H
 #define {upper}_LEPTON_H
@@ -129,7 +153,7 @@ extern "C" {{
 #else
 #define {upper}_API
 #endif
-
+{extension.macros}
 typedef enum {name}_status {{
   {upper}_OK = 0,
   {upper}_INVALID_ARGUMENT = 1,   /* a null pointer, a dimension or option out of range, a bad arena */
@@ -146,6 +170,7 @@ typedef void (*{name}_task)(void *task_context, int32_t begin, int32_t end);
  * returns when all are done. A task needs 1 MiB of stack. */
 typedef void (*{name}_parallel_for)(void *context, {name}_task task, void *task_context, int32_t blocks);
 
+{extension.types}\
 /* All zero is a good choice. */
 typedef struct {name}_options {{
   /* Threads to run on, the calling one included. 0, or more than the processors that the process may use: one on each
@@ -160,6 +185,7 @@ typedef struct {name}_options {{
    * the instance allocates its own. */
   void *arena;
   size_t arena_bytes;
+{extension.options}\
 }} {name}_options;
 
 typedef struct {name}_inputs {{
@@ -190,6 +216,7 @@ typedef struct {name}_information {{
   int32_t output_count;
   const {name}_tensor *inputs;
   const {name}_tensor *outputs;
+{extension.information}\
 }} {name}_information;
 
 typedef struct {name}_instance {name}_instance;
@@ -216,7 +243,7 @@ typedef void (*{name}_profile)(void *context, int32_t step, int64_t nanoseconds)
 
 /* Has the instance's runs timed step by step; a null callback ends that. The instance must not be running. */
 {upper}_API void {name}_set_profile({name}_instance *instance, {name}_profile callback, void *context);
-
+{extension.functions}
 #ifdef __cplusplus
 }}
 #endif

@@ -21,7 +21,7 @@ class TracedStep:
     """One call that has just run.
 
     Attributes:
-        number: Its number among the program's calls.
+        number: Its number in steps.json.
         call: The call.
         nanoseconds: How long it took.
         arrays: Its arguments by buffer name, in their physical shape. They are the library's own memory, which later
@@ -47,7 +47,8 @@ def trace(
     the arena and the outputs of this run are memory of ours.
 
     Args:
-        library: The library; its program has no symbolic dimensions.
+        library: The library; its programs have no symbolic dimensions. Of several variants, the one that suits this
+            machine is run.
         inputs: As for `CompiledModel.run`.
         visit: Called after each step, in order; steps of branches not taken are left out. What it raises ends the
             visits, and is raised again when the run is over.
@@ -60,17 +61,18 @@ def trace(
         ShapeError: As for `CompiledModel.run`.
     """
     model = CompiledModel(library.folder, keep=library)
-    program = library.program
-    calls = tuple(program.calls())
-    arena = _aligned(program.memory.arena_bytes)
+    programs = [variant.program for variant in library.variants]
+    calls = [call for program in programs for call in program.calls()]
+    arena = _aligned(max(program.memory.arena_bytes for program in programs))
     prepared = model.prepare(inputs)
-    memory = _Memory(program, arena, prepared)
+    instance = model.create_instance(threads, arena)
+    memory = _Memory(programs[instance.taken], arena, prepared)
 
     def on_step(number: int, nanoseconds: int) -> None:
         call = calls[number]
         visit(TracedStep(number, call, nanoseconds, {name: memory.view(name) for name in call.arguments}))
 
-    model.create_instance(threads, arena).run(prepared, on_step)
+    instance.run(prepared, on_step)
     return dict(prepared.outputs)
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+Weights: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
+"""The weights of one program by name, arrays in their physical shape."""
 
 ALIGNMENT = 64
 
@@ -30,24 +33,26 @@ class WeightTable:
     """Where each weight lies.
 
     Attributes:
-        offsets: Byte offset of every weight by name, a multiple of 64. Weights with the same bytes share one.
+        offsets: For every program, the byte offset of each of its weights by name, a multiple of 64. Weights with the
+            same bytes share one.
+        reads: For every program, how many bytes of the table it reads.
         nbytes: Size of the table.
         digest: SHA-256 of what the table holds and where, hexadecimal.
     """
 
-    offsets: Mapping[str, int]
+    offsets: tuple[Mapping[str, int], ...]
+    reads: tuple[int, ...]
     nbytes: int
     digest: str
 
 
-def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: BinaryIO) -> WeightTable:
-    """Write the table, weights in the mapping's order.
+def write_weights(programs: Sequence[Weights], stream: BinaryIO) -> WeightTable:
+    """Write the table, weights in the mappings' order.
 
     Args:
-        weights: Arrays in their physical shape.
+        programs: The weights of every program.
         stream: Where the bytes go.
     """
-    offsets: dict[str, int] = {}
     seen: dict[bytes, int] = {}
     table = hashlib.sha256()
     position = 0
@@ -57,7 +62,7 @@ def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: Binary
         stream.write(data)
         position += len(data)
 
-    for name, array in weights.items():
+    def place(array: npt.NDArray[np.generic]) -> int:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         key = hashlib.sha256(data).digest()
         if key not in seen:
@@ -65,10 +70,16 @@ def write_weights(weights: Mapping[str, npt.NDArray[np.generic]], stream: Binary
             table.update(key + position.to_bytes(8, "little"))
             seen[key] = position
             write(data)
-        offsets[name] = seen[key]
+        return seen[key]
+
+    offsets = tuple({name: place(array) for name, array in weights.items()} for weights in programs)
     # Vector loads may run past the end of the last blob, but never past a multiple of the alignment.
     write(bytes(-position % ALIGNMENT))
-    return WeightTable(offsets, position, table.hexdigest())
+    reads = tuple(
+        sum({offset: weights[name].nbytes for name, offset in places.items()}.values())
+        for weights, places in zip(programs, offsets, strict=True)
+    )
+    return WeightTable(offsets, reads, position, table.hexdigest())
 
 
 def weights_assembly(symbol: str, architecture: str) -> str:
@@ -97,11 +108,11 @@ def weights_assembly(symbol: str, architecture: str) -> str:
 """
 
 
-def embed_weights(weights: Mapping[str, npt.NDArray[np.generic]], path: Path) -> WeightTable:
+def embed_weights(programs: Sequence[Weights], path: Path) -> WeightTable:
     """Write the table to an object file as the content of the empty section that `weights_assembly` makes.
 
     Args:
-        weights: As for `write_weights`.
+        programs: As for `write_weights`.
         path: An object file of 64-bit ELF, which is changed. Fields are as in "ELF-64 Object File Format" 1.5.
     """
     with path.open("r+b") as stream:
@@ -116,7 +127,7 @@ def embed_weights(weights: Mapping[str, npt.NDArray[np.generic]], path: Path) ->
             raise ValueError(f"{path} has no section {_SECTION}")
         stream.write(bytes(-len(content) % ALIGNMENT))
         position = stream.tell()
-        table = write_weights(weights, stream)
+        table = write_weights(programs, stream)
         stream.seek(header + 24)
         stream.write(struct.pack("<QQ", position, table.nbytes))
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from lepton_compile.reporting.quantities import format_amount, format_bytes
@@ -40,7 +41,7 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
         steps: What steps.json lists.
     """
     answers = [*plan.get("steps", ()), *plan.get("declined", ())]
-    found = [_target(manifest), _library(manifest)]
+    found = [_target(manifest), _library(manifest), _variants(manifest)]
     for answer in answers:
         if answer.get("findings"):
             found += _findings(answer)
@@ -59,10 +60,13 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
             ("pass", "stage", "why"),
         ),
         Section("Places that passes left alone", list(_refusals(answers)), ("pass", "place", "why")),
-        Section(
-            "Steps of a run",
-            [_step(step) for step in steps],
-            ("step", "kernel family", "MFLOP", "algorithm", "passed over", "computes"),
+        *(
+            Section(
+                f"Steps of a run of {variant}" if variant else "Steps of a run",
+                [_step(step) for step in group],
+                ("step", "kernel family", "MFLOP", "algorithm", "passed over", "computes"),
+            )
+            for variant, group in groupby(steps, lambda step: step.get("variant"))
         ),
     ]
     return [section for section in found if section.rows or section.text]
@@ -87,6 +91,21 @@ def _library(manifest: Record) -> Section:
             ("peak of one instance, weights included", format_bytes(memory["peak_bytes"])),
         ),
     )
+
+
+def _variants(manifest: Record) -> Section:
+    rows = [
+        (
+            variant["name"],
+            f"{variant['seconds'] * 1e3:.3f}",
+            *(format_bytes(variant["memory"][f"{part}_bytes"]) for part in ("arena", "weights", "peak")),
+            variant["target"]["name"],
+            ", ".join(step["pass"] for step in variant["passes"] if not step["exact"]),
+        )
+        for variant in manifest.get("variants", ())
+    ]
+    header = ("variant", "ms on one thread", "arena", "weights read", "peak", "target", "approximate passes")
+    return Section("Variants, the best first", rows, header)
 
 
 def _findings(answer: Record) -> Iterator[Section]:

@@ -68,6 +68,10 @@ class BuildError(LeptonError):
     """Something that should have worked did not: the fault is in the compiler, a plugin or a tool that it calls."""
 
 
+class _Limits(ctypes.Structure):
+    _fields_: ClassVar = [("latency_ns", ctypes.c_uint64), ("memory_bytes", ctypes.c_uint64)]
+
+
 class _Options(ctypes.Structure):
     _fields_: ClassVar = [
         ("threads", ctypes.c_int32),
@@ -75,6 +79,7 @@ class _Options(ctypes.Structure):
         ("parallel_context", ctypes.c_void_p),
         ("arena", ctypes.c_void_p),
         ("arena_bytes", ctypes.c_size_t),
+        ("limits", _Limits),  # which a library without variants does not read
     ]
 
 
@@ -116,6 +121,25 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class VariantFacts:
+    """One of several variants of a model in a library.
+
+    Attributes:
+        name: What it is called.
+        seconds: What a run takes on one thread, as measured or predicted where it was compiled.
+        arena_bytes: Its working memory.
+        weights_bytes: What it reads of the weights.
+        memory_bytes: What an instance takes in all: arena, weights, and 64 KiB for itself.
+    """
+
+    name: str
+    seconds: float
+    arena_bytes: int
+    weights_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Checked inputs, and memory for the outputs, that an instance can run on any number of times.
 
@@ -154,14 +178,19 @@ class Instance:
     """
 
     def __init__(
-        self, name: str, library: ctypes.CDLL, threads: int, arena: npt.NDArray[np.uint8] | None = None
+        self,
+        name: str,
+        library: ctypes.CDLL,
+        threads: int,
+        arena: npt.NDArray[np.uint8] | None = None,
+        limits: tuple[int, int] = (0, 0),
     ) -> None:
         self._name = name
         self._library = library
         self._arena = arena  # the instance works in it
         self._run = self._function("run")
         self._handle = ctypes.c_void_p()
-        options = _Options(threads=threads)
+        options = _Options(threads=threads, limits=_Limits(*limits))
         if arena is not None:
             options.arena, options.arena_bytes = arena.ctypes.data, arena.nbytes
         if self._function("create")(ctypes.byref(options), ctypes.byref(self._handle)) != 0:
@@ -185,6 +214,35 @@ class Instance:
             status = self._run_profiled(prepared, on_step)
         if status != 0:
             raise LeptonError(f"{self._name} can not be run: {self._error(self._handle)}", status=status)
+
+    def adapt(self, limits: tuple[int, int]) -> None:
+        """Choose the variant for the next run anew; from any thread, and one call at a time.
+
+        Args:
+            limits: Nanoseconds of a run, and bytes; 0 where there is no limit.
+
+        Raises:
+            LeptonError: When there is no memory for any other variant; it is then as it was.
+        """
+        if self._function("adapt")(self._handle, ctypes.byref(_Limits(*limits))) != 0:
+            raise LeptonError(f"{self._name} can not be adapted: {self._error(None)}", limits=limits)
+
+    @property
+    def taken(self) -> int:
+        """The number of the variant that the next run takes; 0 where there is but one program."""
+        return self._choice()[0]
+
+    @property
+    def within_limits(self) -> bool:
+        """Whether that variant keeps the limits, and there is memory for it."""
+        return self._choice()[1]
+
+    def _choice(self) -> tuple[int, bool]:
+        taken = getattr(self._library, f"{self._name}_taken", None)
+        if taken is None:
+            return 0, True
+        within = ctypes.c_int32()
+        return int(taken(self._handle, ctypes.byref(within))), bool(within.value)
 
     def _run_profiled(self, prepared: Prepared, on_step: Callable[[int, int], None]) -> int:
         raised: list[BaseException] = []
@@ -227,10 +285,18 @@ class CompiledModel:
         plan: What was decided in compiling it and why; None when it was compiled without a plan.
         inputs: The inputs, in order.
         outputs: The outputs, in order.
+        variants: The variants to choose from, the best first; empty where the library holds but one program.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False, keep: object = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        latency_s: float | None = None,
+        memory_bytes: int | None = None,
+        verify: bool = False,
+        keep: object = None,
     ) -> None:
         """Open a folder.
 
@@ -238,12 +304,14 @@ class CompiledModel:
             folder: What `save` or `lepton compile` wrote.
             threads: Threads to run on, at least 1. None, or more than there are processors that the process may use:
                 one on each of those.
+            latency_s: As for `adapt`.
+            memory_bytes: As for `adapt`.
             verify: Whether to compare the library with its hash in the manifest, as `load` describes it.
             keep: Something that must live as long as this handle, such as the owner of a temporary folder.
 
         Raises:
             ModelError: When the folder holds no compiled model, or a damaged one.
-            LeptonError: When `threads` is less than 1.
+            LeptonError: When `threads` or a limit is none that can be kept.
         """
         self.folder = Path(folder)
         self._threads = checked_threads(threads)
@@ -255,6 +323,7 @@ class CompiledModel:
             self.outputs = tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in self.manifest["outputs"])
             self._dimensions = tuple(str(name) for name in self.manifest["dimensions"])
             self._triple = str(self.manifest["triple"])
+            self.variants = tuple(_variant_facts(record) for record in self.manifest.get("variants", ()))
             facts = self.manifest["library"]
             self._library_file = self.folder / str(facts["file"])
             _check_library(self._library_file, int(facts["bytes"]), str(facts["sha256"]) if verify else None)
@@ -264,9 +333,13 @@ class CompiledModel:
             ) from error
         plan = self.folder / "plan.json"
         self.plan: dict[str, Any] | None = _read_json(plan) if plan.exists() else None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for a run
+        self._setting_up = threading.Lock()  # held to make or adapt instances, which no run waits for
         self._library: ctypes.CDLL | None = None
         self._instances: dict[int, Instance] = {}
+        self._limits = (0, 0)
+        if latency_s is not None or memory_bytes is not None:
+            self._limits = self._checked_limits(latency_s, memory_bytes)
 
     def __repr__(self) -> str:
         return f"CompiledModel({str(self.folder)!r})"
@@ -285,6 +358,11 @@ class CompiledModel:
             f"{int(memory['weights_bytes']):,}; working memory {int(memory['arena_bytes']):,} bytes",
             f"  {sum(k['calls'] for k in kernels)} calls of {len(kernels)} kernels, "
             f"{sum(k['calls'] * k['operations'] for k in kernels) / 1e9:.3f} GFLOP",
+            *(
+                f"  variant {variant.name}: {variant.seconds * 1e3:.3f} ms on one thread, memory "
+                f"{variant.memory_bytes:,} bytes"
+                for variant in self.variants
+            ),
             *(f"  note: {note}" for note in self.manifest["notes"]),
         ]
         return "\n".join(lines)
@@ -347,8 +425,55 @@ class CompiledModel:
         return Profile(told, step_seconds[:, ran], run_seconds)
 
     @property
+    def variant(self) -> VariantFacts | None:
+        """The variant that the next run takes, on the threads given at loading; None where there is no choice.
+
+        Raises:
+            TargetError: As for `run`.
+        """
+        return self.variants[self._opened(None).taken] if self.variants else None
+
+    def adapt(self, *, latency_s: float | None = None, memory_bytes: int | None = None) -> bool:
+        """Have the next runs take the best variant that keeps these limits, in place of the earlier ones.
+
+        What the processor can run, how many of them the process may use and the memory that is free are sensed anew.
+        From any thread: a run that is on ends as it began, and no run waits.
+
+        Args:
+            latency_s: Seconds that a run may take; None: any time. A variant is taken to need its `seconds` divided by
+                the threads, which is the best that could be.
+            memory_bytes: What an instance may take with the weights that it reads, a variant's `memory_bytes`; None:
+                what is free. There is an instance for each number of threads that runs ask for, two at most.
+
+        Returns:
+            Whether the variant taken keeps them; where none does, it is the one that comes nearest.
+
+        Raises:
+            LeptonError: When there are no variants, a limit is no number above 0, or there is no memory for another
+                variant: runs go on with the one they have.
+            TargetError: As for `run`.
+        """
+        limits = self._checked_limits(latency_s, memory_bytes)
+        with self._setting_up:
+            self._limits = limits
+            for instance in self._instances.values():
+                instance.adapt(limits)
+        return self._opened(None).within_limits
+
+    def _checked_limits(self, latency_s: float | None, memory_bytes: int | None) -> tuple[int, int]:
+        """The limits as the library takes them."""
+        if not self.variants:
+            raise LeptonError(f"{self.name} holds no variants to choose from: compile it with several")
+        for name, value in (("latency_s", latency_s), ("memory_bytes", memory_bytes)):
+            number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < 2**63):
+                raise LeptonError(f"{name} is {value!r}; it must be a number above 0", limit=name)
+        nanoseconds = 0 if latency_s is None else min(max(1, int(latency_s * 1e9)), 2**63)
+        return nanoseconds, 0 if memory_bytes is None else max(1, int(memory_bytes))
+
+    @property
     def steps(self) -> tuple[Mapping[str, Any], ...]:
-        """What each step of a run computes, as the folder's steps.json has it.
+        """What each step of a run computes, as the folder's steps.json has it; of variants, one after the other.
 
         Raises:
             LeptonError: When the library was compiled without profiles.
@@ -438,7 +563,7 @@ class CompiledModel:
             self._check_identity(library)
             self._library = library
         count = self._threads if threads is None else checked_threads(threads)
-        return Instance(self.name, self._library, count, arena)
+        return Instance(self.name, self._library, count, arena, self._limits)
 
     def _check_identity(self, library: ctypes.CDLL) -> None:
         """Make sure that the library is of the model, and has the weights, that the manifest tells of."""
@@ -450,30 +575,45 @@ class CompiledModel:
     def _opened(self, threads: int | None) -> Instance:
         """The instance with this many threads, made on its first use."""
         count = self._threads if threads is None else checked_threads(threads)
-        if count not in self._instances:
-            while len(self._instances) >= _MAX_INSTANCES:
-                del self._instances[next(iter(self._instances))]  # the oldest, with its memory and threads
+        with self._setting_up:
+            if count not in self._instances:
+                while len(self._instances) >= _MAX_INSTANCES:
+                    del self._instances[next(iter(self._instances))]  # the oldest, with its memory and threads
+                self._instances[count] = self.create_instance(threads)
+            return self._instances[count]
 
-            self._instances[count] = self.create_instance(threads)
-        return self._instances[count]
 
-
-def load(folder: str | os.PathLike[str], *, threads: int | None = None, verify: bool = False) -> CompiledModel:
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    latency_s: float | None = None,
+    memory_bytes: int | None = None,
+    verify: bool = False,
+) -> CompiledModel:
     """Open a compiled model.
 
     Args:
         folder: What `CompiledModel.save` or `lepton compile` wrote.
         threads: Threads to run on, at least 1. None, or more than there are processors that the process may use: one on
             each of those.
+        latency_s: Seconds that a run may take, for the choice among variants of the model: see `CompiledModel.adapt`.
+        memory_bytes: What an instance may take, for the same.
         verify: Whether to compare the library with its hash in the manifest. That reads all of it, which takes longer
             than a first run of many models; otherwise its size is compared, and on the first run the hashes of the
             model and of the weights that it names.
 
     Raises:
         ModelError: When the folder holds no compiled model, or a damaged one.
-        LeptonError: When `threads` is less than 1.
+        LeptonError: When `threads` or a limit is none that can be kept.
     """
-    return CompiledModel(folder, threads=threads, verify=verify)
+    return CompiledModel(folder, threads=threads, latency_s=latency_s, memory_bytes=memory_bytes, verify=verify)
+
+
+def _variant_facts(record: Mapping[str, Any]) -> VariantFacts:
+    memory = record["memory"]
+    sizes = (int(memory[name]) for name in ("arena_bytes", "weights_bytes", "peak_bytes"))
+    return VariantFacts(str(record["name"]), float(record["seconds"]), *sizes)
 
 
 def replace_folder(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> Path:
@@ -614,10 +754,12 @@ def _open_library(path: Path, name: str, triple: str) -> ctypes.CDLL:
         ("error", ctypes.c_char_p, [pointer]),
         ("info", ctypes.POINTER(_Information), []),
         ("set_profile", None, [pointer, pointer, pointer]),
+        ("adapt", ctypes.c_int, [pointer, pointer]),
+        ("taken", ctypes.c_int32, [pointer, pointer]),
     )
     for function, result, arguments in interface:
         entry = getattr(library, f"{name}_{function}", None)
-        if entry is not None:  # a library that was compiled without profiles has no set_profile
+        if entry is not None:  # one without profiles has no set_profile, one without variants none of the last two
             entry.restype, entry.argtypes = result, arguments
     return library
 

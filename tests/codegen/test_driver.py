@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tvm import tirx
 
-from lepton_compile.codegen import TracedStep, generate, trace
-from lepton_compile.codegen.driver import Facts, driver
+from lepton_compile.codegen import TracedStep, Variant, generate, trace
+from lepton_compile.codegen.building import kernel_tasks
+from lepton_compile.codegen.driver import Driver, Facts
 from lepton_compile.codegen.interface import header, make_interface
 from lepton_compile.codegen.names import identifier, string_literal, unique_identifiers
+from lepton_compile.codegen.parts import Part
 from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.codegen.weights import write_weights
 from lepton_compile.errors import BuildError, LeptonError
@@ -30,15 +32,17 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("columns", [48, "n"], ids=["static", "symbolic"])
-def test_the_text_is_the_golden_one(columns: int | str, make_program) -> None:
+def test_the_text_is_the_golden_one(columns: int | str, make_program, host, tmp_path: Path) -> None:
     """Set UPDATE_GOLDEN=1 to write the texts anew, and read the difference."""
     program = make_program(columns=columns)
     interface = make_interface(program)
-    weights = write_weights(program.weights, io.BytesIO())
-    facts = Facts("1.2.3", "my-board", "0123", ('{"dotprod", AT_HWCAP, 0x100000}',))
+    weights = write_weights([program.weights], io.BytesIO())
+    _, (symbols,) = kernel_tasks([Variant("only", program, host)], tmp_path)
+    part = Part(program, symbols, weights.offsets[0], ('{"dotprod", AT_HWCAP, 0x100000}',))
+    facts = Facts("1.2.3", "my-board", "0123")
     texts = {
         f"{program.name}_{columns}.h": header(program, interface, description="Generated for a test."),
-        f"{program.name}_{columns}.c": driver(program, interface, weights, facts),
+        f"{program.name}_{columns}.c": Driver([part], weights, facts).text(),
     }
     for name, text in texts.items():
         if os.environ.get("UPDATE_GOLDEN"):
@@ -244,13 +248,12 @@ def test_the_generated_c_is_free_of_warnings_in_cpp_too(tmp_path: Path, make_pro
 
 def test_equal_weights_are_stored_once_and_all_are_aligned() -> None:
     a = np.arange(10, dtype=np.float32)
-    table = write_weights(
-        {"a": a, "b": np.ones(3, np.int8), "c": a.copy(), "s": np.float64(2.0) * np.ones(())}, io.BytesIO()
-    )
-    assert table.offsets["a"] == table.offsets["c"]
-    assert all(offset % 64 == 0 for offset in table.offsets.values())
-    assert table.nbytes == 192
-    other = write_weights({"a": a + 1}, io.BytesIO())
+    programs = [{"a": a, "b": np.ones(3, np.int8), "c": a.copy()}, {"a": np.float64(2.0) * np.ones(()), "s": a}]
+    table = write_weights(programs, io.BytesIO())
+    assert table.offsets[0]["a"] == table.offsets[0]["c"] == table.offsets[1]["s"]
+    assert all(offset % 64 == 0 for offsets in table.offsets for offset in offsets.values())
+    assert (table.nbytes, table.reads) == (192, (43, 48))
+    other = write_weights([{"a": a + 1}], io.BytesIO())
     assert other.digest != table.digest
 
 

@@ -37,7 +37,13 @@ def test_arenas(compiler: str, tmp_path: Path) -> None:
     subprocess.run([build(compiler, "arena.c", tmp_path)], check=True, timeout=60)
 
 
-def test_no_data_race_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_variants(compiler: str, tmp_path: Path) -> None:
+    subprocess.run([build(compiler, "variants.c", tmp_path)], cwd=tmp_path, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("source", ["pool_stress.c", "variants.c"])
+def test_no_data_race_is_found(source: str, tmp_path: Path) -> None:
     """The thread sanitizer does not know forks, hence the plain build for those."""
     probe = tmp_path / "probe.c"
     probe.write_text("int main(void) { return 0; }\n")
@@ -47,8 +53,8 @@ def test_no_data_race_is_found(tmp_path: Path) -> None:
     )
     if not built or built.returncode != 0 or subprocess.run([tmp_path / "probe"], check=False).returncode != 0:
         pytest.skip("no thread sanitizer")
-    program = build("cc", "pool_stress.c", tmp_path, "-fsanitize=thread", "-g")
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
+    program = build("cc", source, tmp_path, "-fsanitize=thread", "-g")
+    done = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert "data race" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
 
