@@ -72,6 +72,18 @@ def test_loading_needs_numpy_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> No
     assert Path(result.stdout.strip()).is_relative_to(tmp_path)
 
 
+def test_a_device_is_described_with_numpy_alone() -> None:
+    code = """
+from lepton_compile.target import measure_host, resolve_target, score
+host = measure_host()
+assert resolve_target(host.describe()) == host
+print(host.takes_llvm() or 0 <= score(host).value <= 1)
+"""
+    result = run_python(ALLOW_NUMPY_ALONE + code, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "True"
+
+
 def test_compiling_needs_more_than_numpy() -> None:
     """Shows that the block of the test above blocks."""
     result = run_python(ALLOW_NUMPY_ALONE + "import lepton_compile; lepton_compile.compile", cwd=ROOT)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
+from lepton_compile.target.system_files import read_text
+
 
 def processor_limit(root: Path) -> Fraction | None:
     """Seconds of processor time per second that the process may use; None where there is no limit.
@@ -18,9 +20,9 @@ def processor_limit(root: Path) -> Fraction | None:
     """
     limits = []
     for folder in _folders(root, "cpu"):
-        quota, period = [*_text(folder / "cpu.max").split(), "", ""][:2]  # version 2
-        quota = quota or _text(folder / "cpu.cfs_quota_us")
-        period = period or _text(folder / "cpu.cfs_period_us")
+        quota, period = [*read_text(folder / "cpu.max").split(), "", ""][:2]  # version 2
+        quota = quota or read_text(folder / "cpu.cfs_quota_us")
+        period = period or read_text(folder / "cpu.cfs_period_us")
         # Without a limit, the quota is "max" in version 2 and -1 in version 1.
         if quota.isdigit() and period.isdigit() and int(quota) and int(period):
             limits.append(Fraction(int(quota), int(period)))
@@ -33,16 +35,15 @@ def memory_limit(root: Path) -> int | None:
     Args:
         root: The root of the file system.
     """
-    texts = [
-        _text(folder / file) for folder in _folders(root, "memory") for file in ("memory.max", "memory.limit_in_bytes")
-    ]
+    files = ("memory.max", "memory.limit_in_bytes")
+    texts = [read_text(folder / file) for folder in _folders(root, "memory") for file in files]
     # Version 1 has a number near 2**63 for no limit, which is more than the machine's memory anyway.
     return min((int(text) for text in texts if text.isdigit() and int(text)), default=None)
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
     """The folders of the process's group and of those around it, which limit it as well."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         number, controllers, group = line.split(":", 2)
         if number != "0" and controller not in controllers.split(","):
             continue
@@ -57,7 +58,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
 
 def _mounts(root: Path, controller: str) -> Iterator[tuple[PurePosixPath, Path]]:
     """Where a controller of version 1, or all of version 2 for "", is mounted: the group at the top, and the folder."""
-    for line in _text(root / "proc/self/mountinfo").splitlines():
+    for line in read_text(root / "proc/self/mountinfo").splitlines():
         # proc(5): ... (4) root, (5) mount point, (6) options, optional fields, a dash, type, source, super options.
         before, _, after = line.partition(" - ")
         fields, system = before.split(), after.split()
@@ -66,10 +67,3 @@ def _mounts(root: Path, controller: str) -> Iterator[tuple[PurePosixPath, Path]]
         wanted = system[0] == "cgroup2" if not controller else controller in system[2].split(",")
         if system[0] in ("cgroup", "cgroup2") and wanted:
             yield PurePosixPath(fields[3]), root / fields[4].lstrip("/")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lepton_compile.errors import TargetError
-from lepton_compile.target.quantities import parse_quantity
-from lepton_compile.target.target import PRECISIONS, Budget, Policy, Resources, Target
+from lepton_compile.target.quantities import format_quantity, parse_quantity
+from lepton_compile.target.target import PRECISIONS, Accelerator, Budget, Policy, Resources, Target
 
 Settings = dict[str, Any]
 """The fields that a file sets, by dotted name ("cpu.cores"), as the values they stand for."""
@@ -115,7 +115,11 @@ _FIELDS: dict[str, Callable[[object], object]] = {
     "budget.latency": _latency,
     "budget.memory": _whole("bytes"),
     "budget.size": _whole("bytes"),
+    "accelerator.name": _text,
+    "accelerator.memory": _whole("bytes"),
 }
+_LISTED = "accelerator"
+"""The table that there may be several of: [[accelerator]]. In `Settings` it is one field, a tuple."""
 _TABLES = tuple(dict.fromkeys(field.partition(".")[0] for field in _FIELDS if "." in field))
 
 
@@ -130,15 +134,45 @@ def read_settings(document: Mapping[str, object], source: str) -> Settings:
         TargetError: Names the field that is unknown or holds what it can not.
     """
     given: dict[str, object] = {}
+    listed: dict[str, tuple[Accelerator, ...]] = {}
     for key, value in document.items():
-        if key in _TABLES:
+        if key == _LISTED:
+            listed[key] = _accelerators(value, source)
+        elif key in _TABLES:
             if not isinstance(value, Mapping):
                 raise TargetError(
                     f"{source}: '{key}' is a table; write its fields under [{key}]", path=source, field=key
                 )
-            given |= {f"{key}.{name}": item for name, item in value.items()}
+            given |= _dotted(key, value)
         else:
             given[str(key)] = value
+    return _checked(given, source) | listed
+
+
+def _dotted(table: str, fields: Mapping[str, object]) -> dict[str, object]:
+    return {f"{table}.{name}": value for name, value in fields.items()}
+
+
+def _accelerators(value: object, source: str) -> tuple[Accelerator, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+        raise TargetError(
+            f"{source}: '{_LISTED}' is a list of tables; begin each with [[{_LISTED}]]", path=source, field=_LISTED
+        )
+    found = []
+    for item in value:
+        fields = _checked(_dotted(_LISTED, item), source)
+        if not fields.get(f"{_LISTED}.name"):
+            raise TargetError(
+                f"{source}: {_LISTED}.name is missing; say what the accelerator is called",
+                path=source,
+                field=f"{_LISTED}.name",
+            )
+        found.append(Accelerator(fields[f"{_LISTED}.name"], fields.get(f"{_LISTED}.memory")))
+    return tuple(found)
+
+
+def _checked(given: Mapping[str, object], source: str) -> Settings:
+    """The values of fields by dotted name."""
     settings: Settings = {}
     for name, value in given.items():
         if name not in _FIELDS:
@@ -153,22 +187,28 @@ def read_settings(document: Mapping[str, object], source: str) -> Settings:
 
 
 def _nearest(name: str, value: object) -> str:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or (isinstance(value, list) and value and isinstance(value[0], Mapping)):
         near = difflib.get_close_matches(name, _TABLES, n=1)
-        return f"; did you mean [{near[0]}]?" if near else f"; the tables are {', '.join(f'[{t}]' for t in _TABLES)}"
+        tables = ", ".join(map(_heading, _TABLES))
+        return f"; did you mean {_heading(near[0])}?" if near else f"; the tables are {tables}"
     # A field in the wrong table is as likely as a slip of the pen.
     table, _, last = name.rpartition(".")
     close = difflib.get_close_matches(last, [field.rpartition(".")[2] for field in _FIELDS], n=1)
     near = [field for field in _FIELDS if [field.rpartition(".")[2]] == close]
+    near = [field for field in near if field.rpartition(".")[0] == table] or near
     siblings = [field for field in _FIELDS if field.rpartition(".")[0] == table]
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(siblings)}"
+
+
+def _heading(table: str) -> str:
+    return f"[[{table}]]" if table == _LISTED else f"[{table}]"
 
 
 def inherit(parent: Settings, child: Settings) -> Settings:
     """What a file means that extends another: its own fields, and the parent's where it has none.
 
     Features add up. What describes another file's processor is not inherited past a new name for it, nor the number of
-    threads past a new number of cores. Name and description are a file's own.
+    threads past a new number of cores. Name and description are a file's own. Accelerators are one field.
     """
     kept = {name: value for name, value in parent.items() if name not in ("extends", "name", "description")}
     if "cpu.cores" in child:
@@ -182,17 +222,36 @@ def inherit(parent: Settings, child: Settings) -> Settings:
     return merged
 
 
+# What can not be larger than what. The memory that control groups leave to a process may be smaller than a server's
+# level-3 cache, but not than the caches of a core.
+_BOUNDS = (("cpu.l1d", "memory.size"), ("cpu.l2", "memory.size"), ("budget.memory", "memory.size"))
+
+
+def _check_bounds(settings: Settings, source: str) -> None:
+    for name, bound in _BOUNDS:
+        if name in settings and bound in settings and settings[name] > settings[bound]:
+            amount, most = format_quantity(settings[name], "bytes"), format_quantity(settings[bound], "bytes")
+            raise TargetError(
+                f"{source}: {name} is {amount}, more than {bound}, which is {most}; change one of them",
+                path=source,
+                field=name,
+                value=settings[name],
+            )
+
+
 def make_target(settings: Settings, source: str) -> Target:
     """The target that complete settings describe.
 
     Raises:
-        TargetError: Names a field without which there is no target.
+        TargetError: Names a field without which there is no target, or two that contradict each other.
     """
     for name in ("triple", "cpu.name", "cpu.cores"):
         if name not in settings:
             raise TargetError(
                 f"{source}: {name} is missing; set it, or extend a target that has it", field=name, path=source
             )
+
+    _check_bounds(settings, source)
 
     def present(**fields: str) -> dict[str, Any]:
         return {key: settings[name] for key, name in fields.items() if name in settings}
@@ -216,6 +275,7 @@ def make_target(settings: Settings, source: str) -> Target:
                 frequency_hz="cpu.frequency",
                 memory_bytes="memory.size",
                 bandwidth_bytes_per_s="memory.bandwidth",
+                accelerators=_LISTED,
             ),
         ),
         policy=Policy(**present(precision="policy.precision", max_drop="policy.max_drop")),

@@ -59,6 +59,14 @@ _ARM_FLAGS = {
 ARM_EXTRAS = tuple(sorted({"fullfp16", *_ARM_FLAGS.values()} - {"neon"}))
 """The extensions of AArch64 beyond its baseline that are sensed."""
 
+ARM_CORES = {
+    "generic": frozenset({"neon"}),
+    "cortex-a53": frozenset({"neon", "aes", "crc", "sha2"}),
+    "cortex-a72": frozenset({"neon", "aes", "crc", "sha2"}),
+    "cortex-a76": frozenset({"neon", "aes", "crc", "dotprod", "fullfp16", "lse", "rdm", "sha2"}),
+}
+"""The features of these cores, as far as they are sensed: of the built-in targets, which so do not take LLVM."""
+
 RISCV_EXTENSIONS = ("a", "c", "d", "f", "m")
 
 
@@ -86,12 +94,40 @@ def x86_level(features: frozenset[str]) -> str:
     return [level for level, needed in X86_LEVELS.items() if needed <= features or level == "x86-64"][-1]
 
 
-def level_features(cpu: str, features: tuple[str, ...]) -> frozenset[str] | None:
-    """The features of a level of x86-64 and extensions; None where it takes LLVM to know what they imply."""
+def known_features(architecture: str, cpu: str, features: tuple[str, ...]) -> frozenset[str] | None:
+    """The features of a processor and extensions; None where it takes LLVM to know what they imply.
+
+    Args:
+        architecture: "x86_64", "aarch64" or "riscv64".
+        cpu: LLVM's name of the processor.
+        features: Signed names such as "+dotprod", sorted by name.
+    """
+    if architecture == "x86_64":
+        return _level_features(cpu, features)
+    if architecture == "aarch64":
+        return _core_features(cpu, features)
+    baseline = tuple(f"+{extension}" for extension in RISCV_EXTENSIONS)
+    return frozenset(RISCV_EXTENSIONS) if (cpu, features) == ("generic-rv64", baseline) else None
+
+
+def _level_features(cpu: str, features: tuple[str, ...]) -> frozenset[str] | None:
     if cpu not in X86_LEVELS:
         return None
     names = {feature[1:] for feature in features if feature[1:] != "prefer-256-bit"}
     if not all(X86_LEVELS[X86_EXTRAS[name]] <= X86_LEVELS[cpu] if name in X86_EXTRAS else False for name in names):
         return None
-    removed = {feature[1:] for feature in features if feature.startswith("-")}
-    return (X86_LEVELS[cpu] | names) - removed
+    return (X86_LEVELS[cpu] | names) - _removed(features)
+
+
+def _core_features(cpu: str, features: tuple[str, ...]) -> frozenset[str] | None:
+    names, removed = {feature[1:] for feature in features}, _removed(features)
+    if cpu not in ARM_CORES or not names <= set(ARM_EXTRAS):
+        return None
+    present = ARM_CORES[cpu] | (names - removed)
+    # The one that implies another; what is taken away takes along what implies it.
+    implied = frozenset({"fullfp16"}) if "fp16fml" in present else frozenset()
+    return None if implied & removed else (present | implied) - removed
+
+
+def _removed(features: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(feature[1:] for feature in features if feature.startswith("-"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from lepton_compile.errors import BudgetError
 from lepton_compile.target import llvm
-from lepton_compile.target.processors import level_features
+from lepton_compile.target.processors import known_features
 from lepton_compile.target.quantities import format_quantity
 from lepton_compile.target.toml_writer import toml_text
 
@@ -22,18 +22,34 @@ _VECTOR_BYTES = {"scalar": 16, "sse4.2": 16, "neon": 16, "avx2": 32, "avx512": 6
 
 
 @dataclass(frozen=True)
+class Accelerator:
+    """A processor beside the cores: a GPU, or one for neural networks.
+
+    Attributes:
+        name: What its driver or the device tree calls it.
+        memory_bytes: Memory of its own; None where it has none, or it is not known.
+    """
+
+    name: str
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Resources:
     """What a machine has to compute with.
 
     Attributes:
         cores: Physical cores.
         threads: Threads that can usefully run at once; logical processors within the limits of affinity and cgroups.
-        l1d_bytes: Size of one core's level-1 data cache.
+        l1d_bytes: Size of one core's level-1 data cache; of each level the smallest where cores differ, as any of them
+            may run a kernel.
         l2_bytes: Size of one level-2 cache.
         l3_bytes: Size of one level-3 cache; 0 where there is none.
-        frequency_hz: The cores' highest sustained frequency; None where it is not known.
+        frequency_hz: The cores' highest sustained frequency, their mean where they differ: work is shared out by who is
+            done first, so that the cores together do the number of them times the mean. None where it is not known.
         memory_bytes: Memory that a process can use; None where it is not known.
         bandwidth_bytes_per_s: What all cores together stream from memory; None where it is not known.
+        accelerators: Processors beside the cores that a process can use.
     """
 
     cores: int
@@ -44,6 +60,7 @@ class Resources:
     frequency_hz: int | None = None
     memory_bytes: int | None = None
     bandwidth_bytes_per_s: int | None = None
+    accelerators: tuple[Accelerator, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,8 @@ class Target:
     @property
     def dot_products(self) -> str:
         """Name of that instruction, as `lepton_compile.kernels.byte_products` has it; empty if there is none."""
+        if self.architecture == "riscv64":
+            return ""
         features = self.enabled_features()
         if self.architecture == "aarch64":
             return "usdot" if "i8mm" in features else "sdot" if "dotprod" in features else ""
@@ -189,6 +208,10 @@ class Target:
     def describe(self) -> dict[str, object]:
         """The target as a target file has it, without inheritance; `resolve_target` makes an equal target of it."""
         resources, budget = self.resources, self.budget
+        accelerators = [
+            {"name": accelerator.name, **_quantities("bytes", memory=accelerator.memory_bytes)}
+            for accelerator in resources.accelerators
+        ]
         return {
             "name": self.name,
             "description": self.description,
@@ -211,6 +234,7 @@ class Target:
                 **_quantities("seconds", latency=budget.latency_s),
                 **_quantities("bytes", memory=budget.memory_bytes, size=budget.size_bytes),
             },
+            **({"accelerator": accelerators} if accelerators else {}),
         }
 
     def to_toml(self) -> str:
@@ -220,13 +244,16 @@ class Target:
     def enabled_features(self) -> frozenset[str]:
         """All features that code is made for, in LLVM's names: the processor's, and what the others imply.
 
-        LLVM is asked where the processor is none of the x86-64 levels, which takes a second or two the first time.
-
         Raises:
             TargetError: LLVM knows no such processor or feature.
+            BuildError: LLVM could not be asked.
         """
-        known = level_features(self.cpu, self.features) if self.architecture == "x86_64" else None
+        known = known_features(self.architecture, self.cpu, self.features)
         return llvm.enabled_features(self.triple, self.cpu, self.features) if known is None else known
+
+    def takes_llvm(self) -> bool:
+        """Whether LLVM has to be asked what the features are, which takes a second or two the first time."""
+        return known_features(self.architecture, self.cpu, self.features) is None
 
 
 def with_budget(target: Target, budget: Budget | None) -> Target:

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 
 
 def toml_text(document: Mapping[str, object]) -> str:
-    """A document of values and of tables of values as TOML; empty tables are left out.
+    """A document of values, of tables of values and of lists of such tables as TOML; what is empty is left out.
 
     Values are strings, booleans, numbers, and lists of them.
     """
-    top = {key: value for key, value in document.items() if not isinstance(value, Mapping)}
-    tables = {key: value for key, value in document.items() if isinstance(value, Mapping) and value}
-    parts = [_lines(top), *(f"[{name}]\n{_lines(table)}" for name, table in tables.items())]
-    return "\n".join(part for part in parts if part)
+    top, tables = {}, []
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            tables += [f"[{key}]\n{_lines(value)}"] if value else []
+        elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+            tables += [f"[[{key}]]\n{_lines(item)}" for item in value]
+        else:
+            top[key] = value
+    return "\n".join(part for part in (_lines(top), *tables) if part)
 
 
 def _lines(table: Mapping[str, object]) -> str:

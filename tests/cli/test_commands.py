@@ -121,6 +121,7 @@ def test_targets_are_listed(lepton):
     assert outcome.code == 0, outcome.err
     for target in lepton_compile.list_targets():
         assert target.name in outcome.out
+    assert "0.19" in next(line for line in outcome.out.splitlines() if line.startswith("raspberry-pi-4"))
 
 
 def test_a_target_is_shown_as_a_file_that_resolves_to_it(lepton, tmp_path):
@@ -128,14 +129,21 @@ def test_a_target_is_shown_as_a_file_that_resolves_to_it(lepton, tmp_path):
     assert outcome.code == 0, outcome.err
     (tmp_path / "shown.toml").write_text(outcome.out)
     shown = lepton_compile.resolve_target(tmp_path / "shown.toml")
-    assert shown.resources == lepton_compile.resolve_target("raspberry-pi-4").resources
+    assert shown == lepton_compile.resolve_target("raspberry-pi-4")
+    assert outcome.out.startswith("# score 0.19")
+    assert "#   0.25  0.17  bandwidth: 4.8 GB/s\n" in outcome.out
+    assert "#   0.25     -  bandwidth: not known\n" in lepton("targets", "show", "cortex-a72").out
 
 
 def test_this_machine_is_sensed_into_a_file(lepton, tmp_path):
     assert tomllib.loads(lepton("targets", "sense").out)
     outcome = lepton("targets", "sense", "-o", tmp_path / "my.toml")
     assert outcome.code == 0, outcome.err
-    assert lepton_compile.resolve_target(tmp_path / "my.toml").cpu == lepton_compile.sense_host().cpu
+    carried, host = lepton_compile.resolve_target(tmp_path / "my.toml"), lepton_compile.sense_host()
+    assert (carried.cpu, carried.features, carried.resources.cores) == (host.cpu, host.features, host.resources.cores)
+    # Elsewhere, "host" and "this machine" are others.
+    assert carried.name == "my"
+    assert host.description == f"this machine: {carried.description}"
     assert lepton("targets", "sense", "-o", tmp_path / "missing" / "my.toml").code == 2
 
 

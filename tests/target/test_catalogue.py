@@ -126,10 +126,12 @@ def test_finding_built_in_targets_takes_no_tvm():
     program = """
 import sys
 import lepton_compile
+from lepton_compile.target import score
 for target in lepton_compile.list_targets():
     if target.architecture == "x86_64":
         target.instruction_set, target.host_obstacle()
-    target.tvm(), target.to_toml()
+    assert not target.takes_llvm()
+    target.tvm(), target.to_toml(), score(target)
     if target.name != "host":
         assert lepton_compile.resolve_target(target.name) == target
 sys.exit("tvm" in sys.modules)

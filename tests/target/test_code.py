@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lepton_compile import list_targets, resolve_target
+from lepton_compile.codegen.cpu_features import ARM
 from lepton_compile.target import Resources, Target
-from lepton_compile.target.llvm import enabled_features
-from lepton_compile.target.processors import ARM_EXTRAS, X86_EXTRAS, X86_LEVELS, level_features
+from lepton_compile.target.llvm import enabled_features, tvm_target
+from lepton_compile.target.processors import ARM_CORES, ARM_EXTRAS, X86_EXTRAS, X86_LEVELS, known_features
 
 pytest.importorskip("tvm")
 
@@ -83,14 +84,14 @@ def test_extensions_are_what_llvm_makes_of_them_on_top_of_their_level():
         extras = tuple(
             f"+{extra}" for extra, lowest in sorted(X86_EXTRAS.items()) if X86_LEVELS[lowest] <= X86_LEVELS[level]
         )
-        known = level_features(level, extras)
+        known = known_features("x86_64", level, extras)
         assert known is not None
         every = X86_LEVELS["x86-64-v4"] | X86_EXTRAS.keys()
         assert known == enabled_features("x86_64-linux-gnu", level, extras) & every
 
 
 def test_what_a_level_does_not_say_is_asked_of_llvm():
-    assert level_features("x86-64-v2", ("+avx512vnni",)) is None
+    assert known_features("x86_64", "x86-64-v2", ("+avx512vnni",)) is None
     target = Target("odd", "x86_64-linux-gnu", "x86-64-v2", Resources(1, 1), features=("+avx512f",))
     assert (target.instruction_set, target.has_fma) == ("avx2", True)
     assert Target("zen", "x86_64-linux-gnu", "znver4", Resources(1, 1)).instruction_set == "avx512"
@@ -100,6 +101,25 @@ def test_what_a_level_does_not_say_is_asked_of_llvm():
 def test_sensed_features_of_arm_are_llvms():
     features = tuple(f"+{name}" for name in ARM_EXTRAS)
     assert set(ARM_EXTRAS) <= enabled_features("aarch64-linux-gnu", "generic", features)
+
+
+@pytest.mark.parametrize("cpu", ARM_CORES)
+def test_features_of_arm_cores_are_llvms(cpu):
+    from tvm.target import Target as TvmTarget
+    from tvm.target import codegen
+
+    # What libraries ask their processor for, too, since its absence has to be known as well.
+    every = {"neon", *ARM_EXTRAS, *ARM}
+    for features in [(), *((f"{sign}{extra}",) for sign in "+-" for extra in ARM_EXTRAS)]:
+        described = TvmTarget(tvm_target("aarch64-linux-gnu", cpu, features))
+        enabled = {str(feature) for feature in codegen.llvm_get_cpu_features(described)}
+        assert known_features("aarch64", cpu, features) == enabled & every, features
+
+
+def test_what_an_extension_of_arm_takes_along_is_asked_of_llvm():
+    assert known_features("aarch64", "generic", ("+fp16fml", "-fullfp16")) is None
+    assert known_features("aarch64", "cortex-a72", ("+sve",)) is None
+    assert known_features("aarch64", "cortex-a55", ()) is None
 
 
 def test_the_compiler_of_the_driver_is_told_an_old_c_library():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lepton_compile import TargetError, resolve_target
-from lepton_compile.target import Budget, Policy, Resources, Target
+from lepton_compile.target import Accelerator, Budget, Policy, Resources, Target
 
 BOARD = """
 extends = "cortex-a72"
@@ -109,6 +109,25 @@ def test_names_and_descriptions_are_not_inherited(write):
     assert (target.name, target.description) == ("my-board-2-", "")
 
 
+def test_accelerators_are_tables_of_their_own(write):
+    text = """
+    extends = "raspberry-pi-5"
+    [[accelerator]]
+    name = "NVIDIA H200"
+    memory = "140 GB"
+    [[accelerator]]
+    name = "brcm,2712-v3d"
+    """
+    target = resolve_target(write(text))
+    assert target.resources.accelerators == (Accelerator("NVIDIA H200", 140 * 10**9), Accelerator("brcm,2712-v3d"))
+    assert resolve_target(write(target.to_toml())) == target
+    assert resolve_target(target.describe()) == target
+    write('extends = "board.toml"\naccelerator = []', "without.toml")
+    write('extends = "board.toml"\n[[accelerator]]\nname = "another"', "another.toml")
+    assert resolve_target(write(text).with_name("without.toml")).resources.accelerators == ()
+    assert resolve_target(write(text).with_name("another.toml")).resources.accelerators == (Accelerator("another"),)
+
+
 def test_features_add_up_and_can_be_taken_back():
     target = resolve_target({"extends": "x86-64-v4-vnni", "cpu": {"features": ["+avx512bf16"]}})
     assert target.features == ("+avx512bf16", "+avx512vnni")
@@ -168,6 +187,17 @@ def test_a_file_extends_this_machine():
         ("[memroy]\nsize = 4", "memroy", ["did you mean [memory]"]),
         ("[zzz]\nsize = 4", "zzz", ["[cpu]", "[memory]"]),
         ("memory = 4", "memory", ["table", "[memory]"]),
+        ("accelerator = 4", "accelerator", ["[[accelerator]]"]),
+        ('[accelerator]\nname = "H200"', "accelerator", ["[[accelerator]]"]),
+        ("[[accelerator]]", "accelerator.name", ["missing"]),
+        ('[[accelerator]]\nname = ""', "accelerator.name", ["missing"]),
+        ('[[accelerator]]\nname = "two\\nlines"', "accelerator.name", ["line"]),
+        ('[[accelerator]]\nname = "H200"\nmemory = "0 GB"', "accelerator.memory", ["more than nothing"]),
+        ('[[accelerator]]\nname = "H200"\nmemroy = "4 GB"', "accelerator.memroy", ["did you mean accelerator.memory?"]),
+        ('[[acelerator]]\nname = "H200"', "acelerator", ["did you mean [[accelerator]]?"]),
+        ('[memory]\nsize = "512 KiB"', "cpu.l2", ["1 MiB", "512 KiB", "memory.size"]),
+        ('[cpu]\nl1d = "2 GB"\nl2 = "1 B"\n[memory]\nsize = "1 GB"', "cpu.l1d", ["2 GB", "1 GB"]),
+        ('[memory]\nsize = "1 GB"\n[budget]\nmemory = "2 GB"', "budget.memory", ["2 GB", "1 GB", "memory.size"]),
         ('kind = "cuda"', "kind", ["llvm"]),
         ('triple = "sparc-linux-gnu"', "triple", ["riscv64-linux-gnu"]),
         ("triple = []", "triple", ["riscv64-linux-gnu"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from lepton_compile import TargetError, list_targets, resolve_target, sense_host
 from lepton_compile.target import host as host_module
 from lepton_compile.target.cgroups import memory_limit, processor_limit
-from lepton_compile.target.host import sense, sensible_features
+from lepton_compile.target.host import cache_bytes, measure_host, sense, sensible_features
 from lepton_compile.target.processors import X86_EXTRAS, X86_LEVELS
 
 V1 = "fpu cmov cx8 fxsr mmx sse sse2"
@@ -130,6 +131,65 @@ def test_caches_are_those_that_hold_data(tmp_path):
     assert (resources.l1d_bytes, resources.l2_bytes, resources.l3_bytes) == (48 * 1024, 2 * 2**20, 32 * 2**20)
 
 
+def cores(*kinds: tuple[int, dict[str, str]]) -> dict[str, str]:
+    """As many cores of each kind as it says, with these files in the folder of each."""
+    folders = [files for count, files in kinds for _ in range(count)]
+    return {
+        f"sys/devices/system/cpu/cpu{number}/{name}": text
+        for number, files in enumerate(folders)
+        for name, text in files.items()
+    }
+
+
+def cache(level: int, size: str, shared: str = "") -> dict[str, str]:
+    folder = f"cache/index{level}"
+    more = {f"{folder}/shared_cpu_list": shared} if shared else {}
+    return {f"{folder}/level": f"{level}\n", f"{folder}/type": "Unified\n", f"{folder}/size": f"{size}\n", **more}
+
+
+def test_cores_that_differ_count_with_their_mean_frequency_and_their_smallest_caches(tmp_path):
+    little = {"cpufreq/cpuinfo_max_freq": "1800000\n", **cache(1, "32K"), **cache(2, "128K"), **cache(3, "3072K")}
+    big = {"cpufreq/cpuinfo_max_freq": "2400000\n", **cache(1, "64K"), **cache(2, "512K"), **cache(3, "3072K")}
+    root = machine(tmp_path, cores((4, little), (4, big)))
+    resources = sense(root, "aarch64", frozenset(range(8))).resources
+    assert resources.frequency_hz == 2_100_000_000
+    assert (resources.l1d_bytes, resources.l2_bytes, resources.l3_bytes) == (32 * 1024, 128 * 1024, 3 * 2**20)
+    # Where a process may use the fast ones alone, only they count.
+    resources = sense(root, "aarch64", frozenset(range(4, 8))).resources
+    assert (resources.frequency_hz, resources.l2_bytes) == (2_400_000_000, 512 * 1024)
+
+
+def test_two_threads_of_a_core_do_not_count_twice(tmp_path):
+    fast = {"cpufreq/base_frequency": "3000000", "topology/core_cpus_list": "0-1"}
+    slow = {"cpufreq/base_frequency": "2000000"}
+    resources = sense(machine(tmp_path, cores((2, fast), (1, slow))), "x86_64", frozenset(range(3))).resources
+    assert (resources.cores, resources.threads, resources.frequency_hz) == (2, 3, 2_500_000_000)
+
+
+@pytest.mark.parametrize(
+    ("files", "hertz"),
+    [
+        ({"cpufreq/base_frequency": "2100000\n", "cpufreq/cpuinfo_max_freq": "3700000\n"}, 2_100_000_000),
+        ({"acpi_cppc/nominal_freq": "2400\n", "cpufreq/cpuinfo_max_freq": "3700000\n"}, 2_400_000_000),
+        ({"acpi_cppc/nominal_freq": "0\n", "cpufreq/cpuinfo_max_freq": "2599998\n"}, 2_600_000_000),
+        ({"cpufreq/base_frequency": "<unknown>\n"}, None),
+    ],
+)
+def test_the_frequency_is_one_that_lasts(tmp_path, files, hertz):
+    assert sense(machine(tmp_path, cores((1, files))), "x86_64", frozenset({0})).resources.frequency_hz == hertz
+
+
+def test_last_level_caches_are_counted_once_and_no_more_than_threads(tmp_path):
+    kinds = [(2, {**cache(2, "1M"), **cache(3, "32M", f"{first}-{first + 1}")}) for first in (0, 2, 4, 6)]
+    root = machine(tmp_path, cores(*kinds))
+    assert cache_bytes(root, frozenset(range(8)), 8) == 4 * 32 * 2**20
+    assert cache_bytes(root, frozenset(range(8)), 2) == 2 * 32 * 2**20
+    assert cache_bytes(root, frozenset({0, 1}), 2) == 32 * 2**20
+    assert cache_bytes(tmp_path / "nothing", frozenset({0}), 1) == 0
+    private = machine(tmp_path / "private", cores((2, cache(2, "512K"))))
+    assert cache_bytes(private, frozenset({0, 1}), 2) == 2**20
+
+
 @pytest.mark.parametrize(
     ("more", "hertz"),
     [
@@ -219,6 +279,18 @@ def test_this_machine_is_sensed_alike_each_time_and_survives_the_file(tmp_path):
     (tmp_path / "my.toml").write_text(target.to_toml())
     assert resolve_target(tmp_path / "my.toml") == target
     assert target.is_host_compatible()
+
+
+@linux
+def test_measuring_adds_to_what_is_sensed_and_nothing_else():
+    sensed, measured = sense_host(), measure_host()
+    bandwidth = measured.resources.bandwidth_bytes_per_s
+    assert bandwidth is None or bandwidth > 10**8
+    assert sensed.resources.bandwidth_bytes_per_s is None
+    assert len(measured.resources.accelerators) == len(sensed.resources.accelerators)
+    same = replace(measured.resources, bandwidth_bytes_per_s=None, accelerators=sensed.resources.accelerators)
+    assert replace(measured, resources=same) == sensed
+    assert resolve_target(measured.describe()) == measured
 
 
 @linux
