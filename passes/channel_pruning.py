@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from lepton_compile.model import Graph
-from lepton_compile.model.fingerprints import weights_of
-from lepton_compile.pruning.groups import find_groups
+from lepton_compile.model.fingerprints import hash_of_weights
+from lepton_compile.pruning.groups import find_groups, weights_of
 from lepton_compile.pruning.planning import Planner, TooMuch
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import Repair, apply
@@ -39,7 +39,7 @@ class ChannelPruning(Pass):
 
     Attributes:
         removed: The indices of axes of tensors that go, with all that has to go with them.
-        weights: New weights of some of the layers, compressed.
+        weights: New weights of some of the layers, by the names of those that they replace, compressed.
         offsets: What is added to the outputs of some of the layers.
         left: What share of a run's time is left, whatever the budgets; None: what they ask for.
     """
@@ -78,7 +78,7 @@ class ChannelPruning(Pass):
         taken = later(graph)
         if fit(limited, taken):
             return Decline(compared(taken, "without it"))
-        key = "channels", weights_of(graph), *(limit.resource for limit in limited)
+        key = "channels", hash_of_weights(graph), *(limit.resource for limit in limited)
         planner = contract.once(key, lambda: Planner(graph, target.vector_bytes // 4, context, limited))
         goals = before
         for _ in range(_ATTEMPTS):
@@ -121,6 +121,6 @@ class ChannelPruning(Pass):
         for name, axis, indices in self.removed:
             channels |= set(structure.axes[name][axis][np.array(indices, np.int64)].tolist())
         remove(graph, structure, channels)
-        shapes = {node.name: node.inputs[1].shape for node in graph.gs.nodes if len(node.inputs) > 1}
+        shapes = {constant.name: constant.shape for constant in weights_of(graph)}
         weights = {name: followed(text, shapes[name]) for name, text in self.weights}
         return apply(Repair(weights, dict(self.offsets)), graph)

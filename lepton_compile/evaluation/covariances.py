@@ -16,6 +16,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from numpy.lib.stride_tricks import sliding_window_view
 
+from lepton_compile.rewriting.biases import RECURRENT
+
 Array = npt.NDArray[Any]
 
 LARGEST_INNER = 2304
@@ -101,29 +103,61 @@ def least_squares(known: Covariances, wanted: Array, near: Array, share: float) 
     return np.asarray(near + np.linalg.solve(damped, left), np.float32)
 
 
-def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
-    """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs."""
-    if node.op != "Conv":
-        rows = x.reshape(-1, x.shape[-1])
-        return rows[_draw(random, len(rows), most)][None]
-    windows = _windows(node, x)
-    places = windows.shape[: x.ndim - 1]
-    drawn = windows[np.unravel_index(_draw(random, math.prod(places), most), places)]
-    return drawn.reshape(len(drawn), int(node.attrs.get("group", 1)), -1).swapaxes(0, 1)
+def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int, place: int = 1) -> Array:
+    """At most so many of the vectors that are multiplied by weights; by groups, vectors and inputs.
+
+    Args:
+        node: A convolution, transposed or not, a product, or a recurrent layer.
+        x: What it reads; of the weights of a recurrent layer's state, states, by steps too or not.
+        random: What draws.
+        most: How many vectors of each group.
+        place: Which of the node's inputs the weights are.
+    """
+    if node.op == "Conv":
+        windows = _windows(node, x)
+        places = windows.shape[: x.ndim - 1]
+        drawn = windows[np.unravel_index(_draw(random, math.prod(places), most), places)]
+        return drawn.reshape(len(drawn), int(node.attrs.get("group", 1)), -1).swapaxes(0, 1)
+    if node.op == "ConvTranspose":
+        pixels = np.moveaxis(x, 1, -1).reshape(
+            math.prod((x.shape[0], *x.shape[2:])), int(node.attrs.get("group", 1)), -1
+        )
+        return pixels[_draw(random, len(pixels), most)].swapaxes(0, 1)
+    if place == 2:
+        # Each direction multiplies its own states.
+        directions = int(node.attrs.get("layout", 0)) + x.ndim - 3
+        states = np.moveaxis(x, directions, 0).reshape(x.shape[directions], -1, x.shape[-1])
+        return states[:, _draw(random, states.shape[1], most)]
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[_draw(random, len(rows), most)][None]
 
 
-def by_inputs(node: gs.Node, weights: Array) -> Array:
-    """Weights of a layer, or what there is for each of them, by groups, the inputs of a group, and its outputs."""
+def by_inputs(node: gs.Node, weights: Array, place: int = 1) -> Array:
+    """Weights of a layer, or what there is for each of them, by groups, the inputs of a group, and its outputs.
+
+    Of a transposed convolution each tap is an output, of a recurrent layer's input each direction has its own.
+    """
     if node.op == "Conv":
         groups = int(node.attrs.get("group", 1))
         return weights.reshape(groups, weights.shape[0] // groups, -1).swapaxes(1, 2)
+    if node.op == "ConvTranspose":
+        groups = int(node.attrs.get("group", 1))
+        return weights.reshape(groups, weights.shape[0] // groups, -1)
+    if node.op in RECURRENT:
+        turned = weights.swapaxes(1, 2)
+        return turned if place == 2 else np.concatenate(turned, axis=1)[None]
     return (weights.T if int(node.attrs.get("transB", 0)) else weights)[None]
 
 
-def as_stored(node: gs.Node, values: Array, shape: tuple[int, ...]) -> Array:
+def as_stored(node: gs.Node, values: Array, shape: tuple[int, ...], place: int = 1) -> Array:
     """What `by_inputs` made of an array of this shape, in that shape again."""
     if node.op == "Conv":
         return values.swapaxes(1, 2).reshape(shape)
+    if node.op == "ConvTranspose":
+        return values.reshape(shape)
+    if node.op in RECURRENT:
+        by_direction = values if place == 2 else np.stack(np.split(values[0], shape[0], axis=1))
+        return by_direction.swapaxes(1, 2)
     stored: Array = values[0].T if int(node.attrs.get("transB", 0)) else values[0]
     return stored
 

@@ -19,7 +19,7 @@ def structure_of(graph: Graph) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def weights_of(graph: Graph) -> str:
+def hash_of_weights(graph: Graph) -> str:
     """A hash of a graph's known tensors."""
     digest = hashlib.sha256()
     for constant in constants(graph.gs):

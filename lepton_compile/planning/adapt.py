@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lepton_compile.errors import LeptonError
 from lepton_compile.model import Graph
-from lepton_compile.model.fingerprints import structure_of, weights_of
+from lepton_compile.model.fingerprints import hash_of_weights, structure_of
 from lepton_compile.planning.plan import Plan
 from lepton_compile.rewriting.manager import replay_steps, run_passes
 from lepton_compile.rewriting.passes import Context, Pass, Stage
@@ -57,7 +57,7 @@ def adapt(
     if plan is not None:
         if plan.structure and plan.structure != structure:
             raise LeptonError("the plan was made for a model of other operators or shapes; compile without it")
-        if plan.weights and plan.weights != weights_of(graph):
+        if plan.weights and plan.weights != hash_of_weights(graph):
             raise LeptonError("the plan was made under an accuracy contract for other weights; compile without it")
         steps = [(configure(step.name, step.settings, _classes(passes)), step) for step in plan.steps]
         return replay_steps(graph, steps, context, verify=verify, dump=folder, progress=progress), plan
@@ -65,7 +65,7 @@ def adapt(
     context = replace(context, outlook=_outlook(chosen, target, context))
     adapted, taken, declined = run_passes(graph, chosen, target, context, verify=verify, dump=folder, progress=progress)
     made = Plan(taken, declined, structure)
-    return adapted, made if made.exact else replace(made, weights=weights_of(graph))
+    return adapted, made if made.exact else replace(made, weights=hash_of_weights(graph))
 
 
 def _outlook(passes: Sequence[Pass], target: Target, context: Context) -> Callable[[Graph, Stage], Graph]:

@@ -20,7 +20,7 @@ class Plan:
         steps: The passes that changed the graph, in the order they ran.
         declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
         structure: `structure_of` the graph that it was made for.
-        weights: `weights_of` it, where a step is not exact: what was found out about one net does not hold of another.
+        weights: `hash_of_weights` of it, where a step is not exact: what was found out about one net does not hold of another.
         points: The plans that a search tried, as JSON values: what passes were told, what each takes, and its drop.
     """
 

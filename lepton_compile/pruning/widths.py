@@ -47,7 +47,9 @@ class Goal:
 def allocate(orders: Sequence[Order], units: Sequence[int], goals: Sequence[Goal]) -> list[int] | None:
     """How many channels of each group go; None where that never is enough.
 
-    The next to go are those that cost least for what they save, in shares of what has to be saved yet of each resource.
+    Those that cost least for what they save go first, in shares of what has to be saved yet of each resource. The last
+    of them may save more than is needed, so that others that went before can stay: those that cost most come back, as
+    far as the goals allow.
 
     Args:
         orders: In which order the channels of each group go, and what they cost.
@@ -56,17 +58,18 @@ def allocate(orders: Sequence[Order], units: Sequence[int], goals: Sequence[Goal
     """
     removed = [0] * len(orders)
     amounts = [goal.use.amount(removed) for goal in goals]
+    gone: list[tuple[int, int]] = []
     while missed := [place for place, goal in enumerate(goals) if amounts[place] > goal.most]:
         best: tuple[float, int, int] | None = None
-        for number, (order, unit, gone) in enumerate(zip(orders, units, removed, strict=True)):
-            left = len(order.channels) - gone
+        for number, (order, unit) in enumerate(zip(orders, units, strict=True)):
+            left = len(order.channels) - removed[number]
             more = left % unit or unit
             if left - more < unit:
                 continue
             saved = math.fsum(
                 goals[place].use.saved(removed, number, more) / (amounts[place] - goals[place].most) for place in missed
             )
-            rate = math.fsum(order.costs[gone : gone + more]) / saved if saved > 0 else math.inf
+            rate = _cost(order, removed[number], more) / saved if saved > 0 else math.inf
             if saved > 0 and (best is None or rate < best[0]):
                 best = rate, number, more
         if best is None:
@@ -74,4 +77,23 @@ def allocate(orders: Sequence[Order], units: Sequence[int], goals: Sequence[Goal
         _, number, more = best
         amounts = [amount - goal.use.saved(removed, number, more) for amount, goal in zip(amounts, goals, strict=True)]
         removed[number] += more
+        gone.append((number, more))
+    while back := [
+        (_cost(orders[number], removed[number] - more, more), number, more)
+        for number, more in dict(gone).items()  # of each group the last that went
+        if all(goal.use.amount(_with(removed, number, -more)) <= goal.most for goal in goals)
+    ]:
+        _, number, more = max(back)
+        removed = _with(removed, number, -more)
+        del gone[max(place for place, each in enumerate(gone) if each == (number, more))]
     return removed
+
+
+def _cost(order: Order, gone: int, more: int) -> float:
+    """What so many more channels cost once some are gone."""
+    return math.fsum(order.costs[gone : gone + more])
+
+
+def _with(removed: Sequence[int], number: int, more: int) -> list[int]:
+    """The counts when so many more of one group are gone."""
+    return [*removed[:number], removed[number] + more, *removed[number + 1 :]]

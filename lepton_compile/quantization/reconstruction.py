@@ -215,9 +215,10 @@ class _Product:
         weights = constant(node.inputs[self.place])
         assert weights is not None
         made, most = as_integers(node, weights, bits), largest(bits)
-        known = covariances(*(drawn(functools.partial(self._rows, node), each) for each in (changed, original)))
+        rows = functools.partial(rows_of, node, place=self.place)
+        known = covariances(*(drawn(rows, each) for each in (changed, original)))
         exact, steps, nearest = (
-            self._by_inputs(node, each) for each in (weights, made.steps, made.values.astype(np.int16))
+            by_inputs(node, each, self.place) for each in (weights, made.steps, made.values.astype(np.int16))
         )
         if not known.finite:
             return _Rounded(np.ascontiguousarray(made.values * made.steps))
@@ -225,7 +226,7 @@ class _Product:
         near = np.clip(np.rint(wanted / steps), -most, most)
         integers = rounded_together(wanted, steps, near, most, known.moments).astype(np.int16)
         integers = np.clip(integers, nearest - _FURTHEST, nearest + _FURTHEST)
-        stored = self._as_stored(node, integers, weights.shape).astype(made.values.dtype)
+        stored = as_stored(node, integers, weights.shape, self.place).astype(made.values.dtype)
         text = told(stored, made.values) if (stored != made.values).any() else ""
         offsets = (known.other_mean[:, None] @ exact - known.mean[:, None] @ (integers * steps))[:, 0]
         enough = known.vectors >= FEWEST_VECTORS and np.isfinite(offsets).all()
@@ -238,25 +239,6 @@ class _Product:
         spaced = np.zeros((int(node.inputs[1].shape[0]), self.of, int(node.inputs[1].shape[1])), np.float32)
         spaced[:, self.place - 1] = found.reshape(spaced.shape[0], -1)
         return spaced.reshape(-1)
-
-    def _rows(self, node: gs.Node, x: Array, random: np.random.Generator, most: int) -> Array:
-        if self.layer is not None or self.place == 1:
-            return rows_of(node, x, random, most)
-        # Hidden states, which each direction multiplies by weights of its own.
-        return x.swapaxes(0, 1) if int(node.attrs.get("layout", 0)) else x
-
-    def _by_inputs(self, node: gs.Node, weights: Array) -> Array:
-        """By groups, inputs and outputs."""
-        if self.layer is not None:
-            return by_inputs(node, weights)
-        turned = weights.swapaxes(1, 2)
-        return turned if self.place == 2 else np.concatenate(turned, axis=1)[None]
-
-    def _as_stored(self, node: gs.Node, values: Array, shape: tuple[int, ...]) -> Array:
-        if self.layer is not None:
-            return as_stored(node, values, shape)
-        by_direction = values if self.place == 2 else np.stack(np.split(values[0], shape[0], axis=1))
-        return by_direction.swapaxes(1, 2)
 
 
 def _products(graph: Graph) -> Iterator[_Product]:

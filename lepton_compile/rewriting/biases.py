@@ -30,6 +30,8 @@ def correctable(graph: Graph, names: Iterable[str]) -> dict[str, int]:
             if node.name in wanted and (weights := constant(operand(node, 1))) is not None:
                 if is_operator(node, "Conv"):
                     found[node.name] = weights.shape[0]
+                elif is_operator(node, "ConvTranspose"):
+                    found[node.name] = weights.shape[1] * int(node.attrs.get("group", 1))
                 elif is_operator(node, "Gemm", "MatMul"):
                     found[node.name] = weights.shape[0 if int(node.attrs.get("transB", 0)) else -1]
                 elif is_operator(node, *RECURRENT) and (operand(node, 3) is None or _bias(node) is not None):
@@ -91,7 +93,7 @@ def _add(node: gs.Node, offsets: Array, uses: Uses) -> None:
 def _add_behind(node: gs.Node, offsets: Array, uses: Uses) -> None:
     result = node.outputs[0]
     node.outputs[0] = gs.Variable(uses.fresh_name(f"{result.name}_uncorrected"), result.dtype, result.shape)
-    behind = len(result.shape) - 2 if node.op == "Conv" else 0
+    behind = len(result.shape) - 2 if node.op in ("Conv", "ConvTranspose") else 0
     offset = gs.Constant(uses.fresh_name(f"{node.name}_correction"), offsets.reshape(-1, *[1] * behind))
     inputs = [node.outputs[0], offset]
     uses.insert_after(node, gs.Node("Add", uses.fresh_name(f"{node.name}_corrected"), {}, inputs, [result]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -31,9 +31,9 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 def model_path(name: str) -> Path:
     """The model's file, fetched or built if it is not in the cache yet."""
     if name == "minilm":
-        return _built(name, Path(minilm.__file__), lambda: minilm.build(fetch("minilm-weights")))
+        return _built(name, [Path(minilm.__file__)], lambda: minilm.build(fetch("minilm-weights")))
     if name in LIGHT_NETS:
-        return _built(name, Path(light.__file__), lambda: light.build(name.removeprefix("light-")))
+        return _built(name, [Path(light.__file__)], lambda: light.build(name.removeprefix("light-")))
     return fetch(name)
 
 
@@ -43,21 +43,21 @@ def trained_path(name: str) -> Path:
     Raises:
         ModuleNotFoundError: It has to be trained, and PyTorch is not there; says how to get it.
     """
-    source = Path(__file__).with_name("digit_nets.py")
+    sources = [Path(__file__).with_name(source) for source in ("digit_nets.py", "digits.py", "training.py")]
 
     def build() -> onnx.ModelProto:
         try:
-            from corpus import digit_nets
+            from corpus import training
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{error}: nets are trained with PyTorch; pip install -e '.[train]'") from error
-        return digit_nets.build(name)
+        return training.build(name)
 
-    return _built(f"trained-{name}", source, build)
+    return _built(f"trained-{name}", sources, build)
 
 
-def _built(name: str, builder: Path, build: Callable[[], onnx.ModelProto]) -> Path:
+def _built(name: str, builders: Sequence[Path], build: Callable[[], onnx.ModelProto]) -> Path:
     """A model that is made, not fetched; made anew when what makes it has changed."""
-    source = hashlib.sha256(builder.read_bytes()).hexdigest()[:12]
+    source = hashlib.sha256(b"".join(builder.read_bytes() for builder in builders)).hexdigest()[:12]
     path = cache_folder() / f"{name}-{source}.onnx"
     with FileLock(f"{path}.lock"):
         if not path.exists():
