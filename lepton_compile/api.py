@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
-from lepton_compile.codegen import Library, generate, workers
+from lepton_compile.codegen import workers
 from lepton_compile.codegen.names import identifier
-from lepton_compile.errors import BudgetError, CalibrationError
-from lepton_compile.evaluation.contract import Contract
-from lepton_compile.evaluation.metrics import Metric, metric_of
+from lepton_compile.compilation import Compilation
+from lepton_compile.errors import BudgetError, CalibrationError, LeptonError
+from lepton_compile.evaluation.metrics import Metric
 from lepton_compile.evaluation.samples import Data
-from lepton_compile.lowering import lower, oversize
 from lepton_compile.model import Graph, import_model
-from lepton_compile.planning import Plan, adapt, explore
-from lepton_compile.rewriting import Context, Pass
+from lepton_compile.planning import Plan
+from lepton_compile.planning.family import largest_first
+from lepton_compile.rewriting import Pass
 from lepton_compile.runtime.loader import CompiledModel, checked_threads
-from lepton_compile.target import Budget, Target, resolve_target, with_budget, with_latency
-from lepton_compile.tuning import MODEL, PlanCache, Workbench, how_to_tune, plan_cache, tuned
+from lepton_compile.target import Budget, Target, resolve_target, with_budget
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, int, int], None]
 
+MOST_VARIANTS = 16
+"""What one library holds."""
+
 
 def compile(
-    model: Source,
+    model: Source | Sequence[Source],
     target: str | os.PathLike[str] | Mapping[str, object] | Target = "host",
     *,
     name: str | None = None,
@@ -40,10 +39,11 @@ def compile(
     metric: str | Mapping[str, str] | Metric | None = None,
     key: str | None = None,
     passes: Sequence[str | Pass] | None = None,
-    plan: Plan | None = None,
+    plan: Plan | Sequence[Plan] | None = None,
     threads: int | None = None,
     budget: Budget | None = None,
     search: float | None = None,
+    variants: int = 1,
     tuning: str | os.PathLike[str] | None = None,
     exact_order: bool = False,
     verify: bool = False,
@@ -53,7 +53,8 @@ def compile(
     """Compile an ONNX model to a native library.
 
     Args:
-        model: A path, the bytes of a model, or a model.
+        model: A path, the bytes of a model, or a model. Of several, a family of one interface in several sizes, the
+            largest is taken that keeps the budget: as it is where it can, or else adapted as far as needed.
         target: The machine to compile for: a name that `lepton targets` lists ("host" is this machine), a target file,
             its content as a mapping, or a `Target`.
         name: Prefix of the library's symbols and name of its files; by default that of the model's file or graph.
@@ -68,7 +69,8 @@ def compile(
             instances. What is decided under a contract is kept in the user's cache, as statistics alone, and compiling
             the same again takes it from there; without a fingerprint or a key it is decided each time.
         passes: The passes that may take part; None: all.
-        plan: Replay what an earlier compilation decided, for the same model; calibration data is not read then.
+        plan: Replay what an earlier compilation decided, for the same model, or for each of its variants; calibration
+            data is not read then.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, the memory of a run, and the time
             of a run. Kernels that buy speed with larger weights are left out where they would exceed it, and weights
@@ -78,6 +80,10 @@ def compile(
             that hold the contract, the one is taken that keeps the budget and costs least of the metric, or else the
             fastest. What was tried is kept in the user's cache: a search that was stopped goes on there. Needs
             calibration data, and the extra "search".
+        variants: How many variants of the model the library holds at most, from which it picks one where it runs, by
+            the processor, the memory that is free, and the limits that `CompiledModel.adapt` sets. Under a contract
+            they differ in widths and precisions: the first is the model as it is, or as the budget for latency asks
+            for, each of the others faster. Without one they differ in instruction sets: the target's and those below.
         tuning: Which of several algorithms a kernel takes: "measure" on this machine, once, and remember it; "model":
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
             the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
@@ -91,7 +97,8 @@ def compile(
         The compiled model, in a temporary folder until it is saved.
 
     Raises:
-        ModelError, ShapeError: The model cannot be read, or its shapes are not known.
+        ModelError, ShapeError: The model cannot be read, or its shapes are not known; or those of a family have
+            different inputs or outputs.
         UnsupportedOperatorError: It uses operators that cannot be compiled.
         BudgetError: It takes more memory than the target has, or than its budget allows.
         CalibrationError: The calibration data, or the metric, cannot be used.
@@ -103,94 +110,46 @@ def compile(
         BuildError: A kernel or the library could not be built; names the ONNX nodes.
     """
     report = progress or (lambda stage, done, total: None)
-
-    def line(text: str) -> None:
-        report(text, 0, 1)
-
     target = with_budget(resolve_target(target), budget)
     checked_threads(threads)
-    workers()  # so that their import of TVM overlaps with what comes before the kernels
-    report("importing the model", 0, 1)
-    graph = import_model(model, shapes)
-    symbol = identifier(name or _name(model, graph))
-    workbench = Workbench(target, symbol, passes=passes, tuning=tuning, exact_order=exact_order, progress=line)
-    contract, decided, searches = None, PlanCache(), None
-    if calibration is not None:
-        contract = Contract(calibration, *metric_of(metric), target.policy.max_drop)
-    elif metric is not None or key is not None or search is not None:
+    if calibration is None and not (metric is None and key is None and search is None):
         raise CalibrationError("a metric judges samples, a key names them, a search needs them: give calibration data")
-    if calibration is not None and plan is None:
-        cache_of = functools.partial(
-            plan_cache,
-            graph,
-            data=calibration,
-            metric=metric,
-            key=key,
-            passes=passes,
-            tuning=how_to_tune(target, tuning),
-            exact_order=exact_order,
-        )
-        decided = cache_of(target, search=search)
-        # What was tried for one budget of latency serves others.
-        searches = cache_of(with_latency(target, None)).search_folder
-    context = Context(contract, workbench.seconds, workbench.size, workbench.memory)
-    if known := decided.recall():
-        line("taking the plan from the cache: the same was asked before")
-        plan, workbench.times = known
-    elif search is not None and plan is None:
-        plan = explore(graph, target, context, search, passes=passes, folder=searches, progress=line)
-    graph, plan = adapt(
-        graph,
+    if not isinstance(variants, int) or isinstance(variants, bool) or not 1 <= variants <= MOST_VARIANTS:
+        raise LeptonError(f"variants is {variants!r}; it must be a whole number from 1 to {MOST_VARIANTS}")
+    workers()  # so that their import of TVM overlaps with what comes before the kernels
+    several = isinstance(model, list | tuple)
+    asked = Compilation(
         target,
-        context=context,
+        # A family reads the samples again for each of its members.
+        calibration=list(calibration) if several and isinstance(calibration, Iterator) else calibration,
+        metric=metric,
+        key=key,
         passes=passes,
-        plan=plan,
+        plans=() if plan is None else (plan,) if isinstance(plan, Plan) else plan,
+        search=search,
+        variants=variants,
+        tuning=tuning,
+        exact_order=exact_order,
         verify=verify,
         dump=dump,
-        progress=line,
+        line=lambda text: report(text, 0, 1),
     )
-    if known is None:
-        decided.keep(plan, workbench.times)
-    if target.budget.latency_s is not None:
-        _require_fast(math.fsum(workbench.seconds(graph).values()), target.budget.latency_s, plan)
-    report("choosing kernels", 0, 1)
-    record, digest = json.loads(plan.to_json()), _hash(model)
-
-    def build(small: bool, algorithms: str | os.PathLike[str] | None = tuning) -> Library:
-        program, taken = tuned(
-            lambda table: lower(graph, target, symbol, tuning=table.taken, exact_order=exact_order, small=small),
-            target,
-            algorithms,
-            line,
-        )
-        return generate(
-            program,
-            target,
-            model_hash=digest,
-            plan=record,
-            tuning=taken.merged(workbench.times).to_record(),
-            progress=line,
-        )
-
-    try:
-        library = build(small=False)
-        if oversize(library.path.stat().st_size, target.budget):
-            library = build(small=True)
-        if oversize(library.path.stat().st_size, target.budget):
-            # As sizes were planned; code of algorithms that are measured to be faster may be larger.
-            library = build(small=True, algorithms=MODEL)
-        if problem := oversize(library.path.stat().st_size, target.budget):
-            raise BudgetError(problem)
-    except BudgetError as error:
-        raise BudgetError("; ".join(filter(None, (str(error), plan.why_not("quantization"))))) from error
-    return CompiledModel(library.folder, threads=threads, keep=library)
-
-
-def _require_fast(seconds: float, budget: float, plan: Plan) -> None:
-    """Refuse a model that takes longer than its budget."""
-    if seconds > budget:
-        problem = f"a run takes {seconds * 1e3:.3f} ms, and the budget for latency is {budget * 1e3:.3f}"
-        raise BudgetError("; ".join(filter(None, (problem, plan.why_not("channel_pruning")))))
+    report("importing the model", 0, 1)
+    models: Sequence[Source] = model if several else [model]  # type: ignore[assignment,list-item]
+    graphs = [import_model(each, shapes) for each in models]
+    names = [_name(each, graph) for each, graph in zip(models, graphs, strict=True)]
+    passed_over: list[dict[str, object]] = []
+    for place in largest_first(graphs, names):
+        try:
+            library = asked.library(graphs[place], identifier(name or names[place]), _hash(models[place]), passed_over)
+        except BudgetError as error:
+            if len(models) == 1:
+                raise
+            passed_over.append({"model": names[place], "why": str(error)})
+        else:
+            return CompiledModel(library.folder, threads=threads, keep=library)
+    reasons = "; ".join(f"{each['model']}: {each['why']}" for each in passed_over)
+    raise BudgetError(f"no model of the family fits: {reasons}")
 
 
 def _name(model: Source, graph: Graph) -> str:

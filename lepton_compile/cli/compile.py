@@ -67,6 +67,9 @@ def compile(
         str | None,
         typer.Option(metavar="10m", help="Try other plans for so long, and take the best; stopped, it goes on there."),
     ] = None,
+    variants: Annotated[
+        int, typer.Option(metavar="N", help="Variants that the library chooses among where it runs, at most.")
+    ] = 1,
     exact_order: Annotated[
         bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
     ] = False,
@@ -95,6 +98,7 @@ def compile(
             tuning=tuning,
             budget=read_budget(budget),
             search=read_duration("--search", search),
+            variants=variants,
             exact_order=exact_order,
             verify=verify,
             dump=dump,

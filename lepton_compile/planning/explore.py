@@ -1,4 +1,4 @@
-"""From a search over what passes may be told to the plan that keeps the budgets at the least cost, and the front."""
+"""From a search over what passes may be told to the front, and to the plan that keeps budgets at the least cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from lepton_compile.errors import BudgetError
 from lepton_compile.model import Graph
 from lepton_compile.planning.adapt import adapt, choose_passes
-from lepton_compile.planning.plan import Plan
 from lepton_compile.planning.points import Point, Settings, best, front
 from lepton_compile.planning.search import search
 from lepton_compile.rewriting.limits import limits
@@ -27,7 +26,7 @@ def explore(
     passes: Sequence[str | Pass] | None = None,
     folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Plan:
+) -> tuple[list[Point], Point]:
     """Search for the best plan.
 
     Args:
@@ -38,6 +37,9 @@ def explore(
         passes: The passes that take part; None: every registered one.
         folder: Where to keep what is tried; None: in memory.
         progress: Called with one line for each plan that was tried.
+
+    Returns:
+        The points that none other beats, and of those the one to take; its plan tells of all that were tried.
 
     Raises:
         BudgetError: No plan that was tried keeps the budgets; says how near they came.
@@ -63,12 +65,12 @@ def explore(
         nearest = min(points, key=lambda point: point.over(limited))
         how_near = "; ".join(each.compared(nearest.taken[each.resource.value]) for each in limited)
         raise BudgetError(f"of {len(points)} plans that were tried none keeps the budgets; the nearest: {how_near}")
-    on_front = front(points)
+    unbeaten = front(points)
     records = [
-        point.record() | {"on the front": point in on_front, "taken": point is taken}
+        point.record() | {"on the front": point in unbeaten, "taken": point is taken}
         for point in sorted(points, key=lambda point: point.taken["latency"])
     ]
-    return replace(taken.plan, points=tuple(records))
+    return unbeaten, replace(taken, plan=replace(taken.plan, points=tuple(records)))
 
 
 def _told(rewrite: Pass, settings: Settings) -> Pass:

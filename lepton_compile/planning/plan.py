@@ -20,8 +20,9 @@ class Plan:
         steps: The passes that changed the graph, in the order they ran.
         declined: The last answer of every pass that took part: why it did nothing (more), and what it left alone.
         structure: `structure_of` the graph that it was made for.
-        weights: `hash_of_weights` of it, where a step is not exact: what was found out about one net does not hold of another.
+        weights: `hash_of_weights` of it, where a step is not exact: what was found out holds of no other net.
         points: The plans that a search tried, as JSON values: what passes were told, what each takes, and its drop.
+        family: Larger models of the same family that were passed over, as JSON values: which, and why.
     """
 
     steps: tuple[Step, ...] = ()
@@ -29,6 +30,7 @@ class Plan:
     structure: str = ""
     weights: str = ""
     points: tuple[Mapping[str, object], ...] = ()
+    family: tuple[Mapping[str, object], ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -70,6 +72,7 @@ class Plan:
                 for answer in self.declined
             ],
             "points": [dict(point) for point in self.points],
+            "family": [dict(member) for member in self.family],
         }
         return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
@@ -110,6 +113,7 @@ class Plan:
                 structure=str(record["structure"]),
                 weights=str(record.get("weights", "")),
                 points=tuple(_mapping(point) for point in record.get("points", ())),
+                family=tuple(_mapping(member) for member in record.get("family", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise LeptonError(f"this is not a plan ({type(error).__name__}: {error})") from error

@@ -33,7 +33,7 @@ from lepton_compile.tuning.tune import MEASURE, MODEL
 if TYPE_CHECKING:
     from lepton_compile.target import Target
 
-FORMAT = 1
+FORMAT = 2
 # The packages whose arithmetic or code decides beside this one.
 _PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "apache-tvm")
 
@@ -53,27 +53,27 @@ class PlanCache:
         """Where what a search tries is kept; None: nowhere."""
         return None if self.path is None else self.path.parent.parent / "searches" / self.path.stem
 
-    def recall(self) -> tuple[Plan, TuningTable] | None:
-        """The plan and the times that it rests on; None where there is none, or the entry is damaged."""
+    def recall(self) -> tuple[list[Plan], TuningTable] | None:
+        """The plans and the times that they rest on; None where there are none, or the entry is damaged."""
         if self.path is None:
             return None
         try:
             record = json.loads(self.path.read_text("utf-8"))
-            if record["format"] != FORMAT or record["sha256"] != _checksum(record["plan"], record["times"]):
+            if record["format"] != FORMAT or record["sha256"] != _checksum(*record["plans"], record["times"]):
                 raise ValueError("it is not what was written")
-            return Plan.from_json(record["plan"]), TuningTable.from_json(record["times"])
+            return [Plan.from_json(text) for text in record["plans"]], TuningTable.from_json(record["times"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, LeptonError) as error:
             warnings.warn(f"the cached plan {self.path} is ignored, and made anew: {error}", stacklevel=3)
             return None
 
-    def keep(self, plan: Plan, times: TuningTable) -> None:
-        """Keep a plan; if it cannot be written, warn."""
+    def keep(self, plans: Sequence[Plan], times: TuningTable) -> None:
+        """Keep the plans of a model's variants; if they cannot be written, warn."""
         if self.path is None:
             return
-        texts = plan.to_json(), json.dumps(times.to_record(), sort_keys=True)
-        record = {"format": FORMAT, "sha256": _checksum(*texts), "plan": texts[0], "times": texts[1]}
+        texts, told = [plan.to_json() for plan in plans], json.dumps(times.to_record(), sort_keys=True)
+        record = {"format": FORMAT, "sha256": _checksum(*texts, told), "plans": texts, "times": told}
         try:
             write_whole(self.path, json.dumps(record))
         except OSError as error:
@@ -91,6 +91,7 @@ def plan_cache(
     tuning: str | os.PathLike[str],
     exact_order: bool,
     search: float | None = None,
+    variants: int = 1,
 ) -> PlanCache:
     """Where the decision about a graph is kept.
 
@@ -104,6 +105,7 @@ def plan_cache(
         tuning: "measure", "model", or a tuning file, as `how_to_tune` says.
         exact_order: As of `compile`.
         search: Seconds that a search may take, if there is one.
+        variants: How many plans are asked for.
 
     Raises:
         LeptonError: The tuning file cannot be used.
@@ -123,6 +125,7 @@ def plan_cache(
         "tuning": tuning if tuning in (MEASURE, MODEL) else TuningTable.read(tuning).to_record(),
         "exact_order": exact_order,
         "search": search,
+        "variants": variants,
         "sources": sources(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
     }

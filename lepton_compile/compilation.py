@@ -1,0 +1,206 @@
+"""One compilation: what was asked, and how a graph becomes a library by it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lepton_compile.codegen import Library, Variant, generate_variants
+from lepton_compile.errors import BudgetError
+from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.metrics import Metric, metric_of
+from lepton_compile.evaluation.samples import Data
+from lepton_compile.lowering import Program, lower, oversize
+from lepton_compile.model import Graph
+from lepton_compile.planning import Plan, adapt, explore
+from lepton_compile.planning.variants import Decided, faster, instruction_sets, spread
+from lepton_compile.rewriting import Context, Pass
+from lepton_compile.target import Target, with_latency
+from lepton_compile.tuning import MODEL, PlanCache, TuningTable, Workbench, how_to_tune, plan_cache, tuned
+
+Tuning = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What was asked; the fields are the arguments of `lepton_compile.compile`.
+
+    Attributes:
+        line: Called with one line at each step.
+    """
+
+    target: Target
+    calibration: Data | None
+    metric: str | Mapping[str, str] | Metric | None
+    key: str | None
+    passes: Sequence[str | Pass] | None
+    plans: Sequence[Plan]
+    search: float | None
+    variants: int
+    tuning: Tuning
+    exact_order: bool
+    verify: bool
+    dump: str | os.PathLike[str] | None
+    line: Callable[[str], None]
+
+    def library(self, graph: Graph, symbol: str, model_hash: str, family: Sequence[Mapping[str, object]]) -> Library:
+        """Compile a graph.
+
+        Args:
+            graph: The imported graph.
+            symbol: Prefix of the library's symbols.
+            model_hash: SHA-256 of the model.
+            family: What was passed over before it, for the report.
+
+        Raises:
+            BudgetError: The library, or a run of it, takes more than it may.
+        """
+        bench = self._bench(self.target, symbol)
+        decided = self._decided(graph, bench, symbol)
+        first = decided[0]
+        if (most := self.target.budget.latency_s) is not None:
+            _require_fast(math.fsum(bench.seconds(first.graph).values()), most, first.plan)
+        if len(decided) < self.variants:
+            self.line(f"there are {len(decided)} variants of the {self.variants} asked for: nothing faster is left")
+        decided = [replace(each, plan=replace(each.plan, family=tuple(family))) for each in decided]
+        self.line("choosing kernels")
+        build = functools.partial(self._built, decided, symbol, model_hash, bench.times)
+        try:
+            library = build(small=False, tuning=self.tuning)
+            if oversize(library.path.stat().st_size, self.target.budget):
+                library = build(small=True, tuning=self.tuning)
+            if oversize(library.path.stat().st_size, self.target.budget):
+                # As sizes were planned; code of algorithms that are measured to be faster may be larger.
+                library = build(small=True, tuning=MODEL)
+            if problem := oversize(library.path.stat().st_size, self.target.budget):
+                raise BudgetError(problem)
+        except BudgetError as error:
+            reasons = (first.plan.why_not(name) for name in ("quantization", "channel_pruning"))
+            raise BudgetError("; ".join(filter(None, (str(error), *reasons)))) from error
+        return library
+
+    def _decided(self, graph: Graph, bench: Workbench, symbol: str) -> list[Decided]:
+        """The variants, the one that keeps most first."""
+        contract = None
+        if self.calibration is not None:
+            contract = Contract(self.calibration, *metric_of(self.metric), self.target.policy.max_drop)
+        context = Context(contract, bench.seconds, bench.size, bench.memory)
+        if self.plans:
+            return [self._adapted(graph, bench, context, plan=plan) for plan in self.plans]
+        if contract is None:
+            sets = instruction_sets(self.target, self.variants)
+            return [self._for_set(graph, name, each, symbol) for name, each in sets]
+        cache, folder = self._caches(graph)
+        if known := cache.recall():
+            self.line("taking the plan from the cache: the same was asked before")
+            plans, bench.times = known
+            return [self._adapted(graph, bench, context, plan=plan) for plan in plans]
+        if self.search is not None:
+            points, taken = explore(
+                graph, self.target, context, self.search, passes=self.passes, folder=folder, progress=self.line
+            )
+            chosen = spread(points, taken, self.variants)
+            decided = [self._adapted(graph, bench, context, plan=point.plan) for point in chosen]
+        else:
+            decide = functools.partial(self._adapted, graph, bench, context)
+            # Where nothing asks for less, the first variant is the model as it is.
+            given_up = self.variants == 1 or self.target.budget.latency_s is not None
+            first = decide() if given_up else self._adapted(graph, bench, replace(context, contract=None))
+            decided = faster(first, self.variants, lambda target: decide(target=target))
+        cache.keep([each.plan for each in decided], bench.times)
+        return decided
+
+    def _adapted(
+        self,
+        graph: Graph,
+        bench: Workbench,
+        context: Context,
+        *,
+        target: Target | None = None,
+        plan: Plan | None = None,
+    ) -> Decided:
+        made, plan = adapt(
+            graph,
+            target or self.target,
+            context=context,
+            passes=self.passes,
+            plan=plan,
+            verify=self.verify,
+            dump=self.dump,
+            progress=self.line,
+        )
+        seconds = math.fsum(bench.seconds(made).values()) if self.variants > 1 else None
+        return Decided("full", self.target, made, plan, seconds)
+
+    def _for_set(self, graph: Graph, name: str, target: Target, symbol: str) -> Decided:
+        """A variant for an instruction set."""
+        bench = self._bench(target, symbol)
+        context = Context(None, bench.seconds, bench.size, bench.memory)
+        return replace(self._adapted(graph, bench, context, target=target), name=name, target=target)
+
+    def _bench(self, target: Target, symbol: str) -> Workbench:
+        return Workbench(
+            target,
+            symbol,
+            passes=self.passes,
+            tuning=self.tuning,
+            exact_order=self.exact_order,
+            progress=self.line,
+        )
+
+    def _caches(self, graph: Graph) -> tuple[PlanCache, Path | None]:
+        """Where what is decided is kept, and what a search tries."""
+        assert self.calibration is not None
+        of = functools.partial(
+            plan_cache,
+            graph,
+            data=self.calibration,
+            metric=self.metric,
+            key=self.key,
+            passes=self.passes,
+            tuning=how_to_tune(self.target, self.tuning),
+            exact_order=self.exact_order,
+        )
+        # What was tried for one budget of latency, or number of variants, serves others.
+        tried = of(with_latency(self.target, None)).search_folder
+        return of(self.target, search=self.search, variants=self.variants), tried
+
+    def _built(
+        self,
+        decided: Sequence[Decided],
+        symbol: str,
+        model_hash: str,
+        times: TuningTable,
+        *,
+        small: bool,
+        tuning: Tuning,
+    ) -> Library:
+        """The library of some variants, and with which algorithms it was made."""
+        variants: list[Variant] = []
+        for each in decided:
+            program, taken = tuned(
+                functools.partial(self._lowered, each, symbol, small),
+                each.target,
+                tuning,
+                self.line,
+            )
+            times = times.merged(taken)
+            variants.append(Variant(each.name, program, each.target, each.seconds, json.loads(each.plan.to_json())))
+        return generate_variants(variants, model_hash=model_hash, tuning=times.to_record(), progress=self.line)
+
+    def _lowered(self, decided: Decided, symbol: str, small: bool, table: TuningTable) -> Program:
+        return lower(
+            decided.graph, decided.target, symbol, tuning=table.taken, exact_order=self.exact_order, small=small
+        )
+
+
+def _require_fast(seconds: float, most: float, plan: Plan) -> None:
+    """Refuse a model that takes longer than its budget."""
+    if seconds > most:
+        problem = f"a run takes {seconds * 1e3:.3f} ms, and the budget for latency is {most * 1e3:.3f}"
+        raise BudgetError("; ".join(filter(None, (problem, plan.why_not("channel_pruning")))))
