@@ -356,7 +356,7 @@ def chain(make_map_kernel, rows: int, columns: int, steps: int) -> Program:
 
 
 def test_memory_is_given_back_when_less_is_asked_for(make_map_kernel, host) -> None:
-    """Again and again, and where the C library has learnt to keep such blocks for itself (mallopt, M_MMAP_THRESHOLD)."""
+    """Again and again, and where the C library has learnt to keep such blocks for itself (M_MMAP_THRESHOLD)."""
     np.ones(30 << 20, np.uint8)
     rows, columns = 512, 4096
     size = 4 * rows * columns
