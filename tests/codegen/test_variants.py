@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -24,8 +25,14 @@ from codegen.objects import exported
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton_compile.codegen import TracedStep, Variant, artefact, generate, generate_variants, trace
+from lepton_compile.codegen.adaptive import AdaptiveDriver, extension, facets
+from lepton_compile.codegen.building import kernel_tasks
 from lepton_compile.codegen.cpu_features import cpu_checks
+from lepton_compile.codegen.driver import Facts
+from lepton_compile.codegen.interface import header, make_interface
 from lepton_compile.codegen.linking import compiler_command, host_architecture
+from lepton_compile.codegen.parts import Part
+from lepton_compile.codegen.weights import write_weights
 from lepton_compile.errors import LeptonError, ModelError, TargetError
 from lepton_compile.lowering import lower
 from lepton_compile.lowering.program import Buffer, Call, MemoryPlan, Program, Storage
@@ -34,6 +41,7 @@ from lepton_compile.runtime.loader import CompiledModel
 from lepton_compile.target import resolve_target
 
 HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
 RUNTIME = HERE.parent.parent / "lepton_compile" / "runtime"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 X86_ONLY = pytest.mark.skipif(host_architecture() != "x86_64", reason="x86-64 features")
@@ -222,6 +230,31 @@ def toy(make_program, host) -> artefact.Library:
     return generate_variants(variants, static=True)
 
 
+def test_the_text_is_the_golden_one(make_program, host, tmp_path: Path) -> None:
+    """Set UPDATE_GOLDEN=1 to write the texts anew, and read the difference."""
+    program = make_program()
+    variants = [Variant("full", program, host, 2e-3), Variant("less", less(program), host, 1e-3)]
+    weights = write_weights([variant.program.weights for variant in variants], io.BytesIO())
+    _, symbols = kernel_tasks(variants, tmp_path)
+    checks = ('{"dotprod", AT_HWCAP, 0x100000}',)
+    parts = [
+        Part(program, symbols[0], weights.offsets[0], checks),
+        Part(variants[1].program, symbols[1], weights.offsets[1], (), first_step=2),
+    ]
+    facts = Facts("1.2.3", "my-board", "0123")
+    interface = make_interface(program)
+    texts = {
+        "toy_variants.h": header(
+            program, interface, description="Generated for a test.", extension=extension("toy", len(variants))
+        ),
+        "toy_variants.c": AdaptiveDriver(parts, weights, facts, facets(variants, weights)).text(),
+    }
+    for name, text in texts.items():
+        if os.environ.get("UPDATE_GOLDEN"):
+            (GOLDEN / name).write_text(text)
+        assert text == (GOLDEN / name).read_text(), name
+
+
 def test_programs_in_c_use_it(toy, host, tmp_path: Path) -> None:
     assert {f"toy_{name}" for name in ("adapt", "taken")} < set(exported(toy.path))
     compiler = compiler_command(host.triple, host.zig_triple())
@@ -323,8 +356,9 @@ def chain(make_map_kernel, rows: int, columns: int, steps: int) -> Program:
 
 
 def test_memory_is_given_back_when_less_is_asked_for(make_map_kernel, host) -> None:
-    """Again and again: the C library must not keep what it gave once."""
-    rows, columns = 1024, 4096
+    """Again and again, and where the C library has learnt to keep such blocks for itself (M_MMAP_THRESHOLD)."""
+    np.ones(30 << 20, np.uint8)
+    rows, columns = 512, 4096
     size = 4 * rows * columns
     programs = [chain(make_map_kernel, rows, columns, steps) for steps in (3, 1)]
     library = generate_variants([Variant("long", programs[0], host, 2.0), Variant("short", programs[1], host, 1.0)])

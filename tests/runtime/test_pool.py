@@ -1,4 +1,4 @@
-"""The C runtime: free of warnings, free of races, every block once, and a hand-off of a few microseconds."""
+"""The C runtime: free of warnings and races, every block once, a hand-off of microseconds, the choice of variants."""
 
 from __future__ import annotations
 

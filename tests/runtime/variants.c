@@ -114,6 +114,12 @@ static void handing_over(void) {
   struct lepton_place *last = lepton_seat_enter(&shared);
   CHECK(last != NULL && last->variant == (WISHES - 1) % 2);
   CHECK(lepton_seat_enter(&shared) == NULL);
+  /* A wish that comes while a run puts its place back, and is met by none before the next wish. */
+  CHECK(lepton_adapt(&shared, sizes, 2, limits[0], error) == LEPTON_OK);
+  atomic_store(&shared.place, last);
+  CHECK(lepton_adapt(&shared, sizes, 2, limits[1], error) == LEPTON_OK);
+  last = lepton_seat_enter(&shared);
+  CHECK(last->variant == 1);
   lepton_seat_leave(&shared, last);
   lepton_seat_destroy(&shared);
 }
