@@ -18,10 +18,20 @@ from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import Program, lower, oversize
 from lepton_compile.model import Graph
 from lepton_compile.planning import Plan, adapt, explore
+from lepton_compile.planning.points import point_of, records
 from lepton_compile.planning.variants import Decided, faster, instruction_sets, spread
 from lepton_compile.rewriting import Context, Pass
 from lepton_compile.target import Target, with_latency
-from lepton_compile.tuning import MODEL, PlanCache, TuningTable, Workbench, how_to_tune, plan_cache, tuned
+from lepton_compile.tuning import (
+    MODEL,
+    PlanCache,
+    TuningTable,
+    Workbench,
+    how_to_tune,
+    plan_cache,
+    predicted_seconds,
+    tuned,
+)
 
 Tuning = str | os.PathLike[str] | None
 
@@ -112,8 +122,21 @@ class Compilation:
             given_up = self.variants == 1 or self.target.budget.latency_s is not None
             first = decide() if given_up else self._adapted(graph, bench, replace(context, contract=None))
             decided = faster(first, self.variants, lambda target: decide(target=target))
+            decided = self._compared(graph, bench, context, decided)
         cache.keep([each.plan for each in decided], bench.times)
         return decided
+
+    def _compared(self, graph: Graph, bench: Workbench, context: Context, decided: Sequence[Decided]) -> list[Decided]:
+        """The same, with what they take and cost beside the model as it is, if any gives up something, in the plan."""
+        contract = context.contract
+        assert contract is not None
+        if all(each.plan.exact for each in decided):
+            return list(decided)
+        others = [] if decided[0].plan.exact else [self._adapted(graph, bench, replace(context, contract=None))]
+        points = [point_of(each.graph, each.plan, context, name="as it is") for each in others]
+        points += [point_of(each.graph, each.plan, context, name=each.name) for each in decided]
+        told = records(points, points[len(others)])
+        return [replace(each, plan=replace(each.plan, points=told)) for each in decided]
 
     def _adapted(
         self,
@@ -134,8 +157,8 @@ class Compilation:
             dump=self.dump,
             progress=self.line,
         )
-        seconds = math.fsum(bench.seconds(made).values()) if self.variants > 1 else None
-        return Decided("full", self.target, made, plan, seconds)
+        times = bench.seconds(made) if self.variants > 1 or self.calibration is not None else {}
+        return Decided("full", self.target, made, plan, times)
 
     def _for_set(self, graph: Graph, name: str, target: Target, symbol: str) -> Decided:
         """A variant for an instruction set."""
@@ -190,8 +213,13 @@ class Compilation:
                 self.line,
             )
             times = times.merged(taken)
-            variants.append(Variant(each.name, program, each.target, each.seconds, json.loads(each.plan.to_json())))
+            plan = json.loads(each.plan.to_json())
+            variants.append(Variant(each.name, program, each.target, each.seconds, plan, self._times(each, program)))
         return generate_variants(variants, model_hash=model_hash, tuning=times.to_record(), progress=self.line)
+
+    def _times(self, decided: Decided, program: Program) -> Mapping[str, float]:
+        """What steps take: measured where that was done to decide."""
+        return decided.times or predicted_seconds(program, decided.target)
 
     def _lowered(self, decided: Decided, symbol: str, small: bool, table: TuningTable) -> Program:
         return lower(

@@ -43,6 +43,7 @@ from lepton_compile.errors import LeptonError
 from lepton_compile.lowering.program import Buffer, Program
 from lepton_compile.reporting import page, sections
 from lepton_compile.runtime.loader import replace_folder
+from lepton_compile.target.score import score
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
@@ -256,8 +257,8 @@ def _build_kernels(tasks: Sequence[Task], progress: Callable[[str], None] | None
 def _steps(variants: Sequence[Variant]) -> list[dict[str, object]]:
     """What steps.json lists: each step of each variant, numbered as the library numbers them."""
     if len(variants) == 1:
-        return describe_steps(variants[0].program)
-    steps = [(variant.name, step) for variant in variants for step in describe_steps(variant.program)]
+        return describe_steps(variants[0].program, variants[0].times)
+    steps = [(variant.name, step) for variant in variants for step in describe_steps(variant.program, variant.times)]
     return [step | {"number": number, "variant": name} for number, (name, step) in enumerate(steps)]
 
 
@@ -308,6 +309,7 @@ def _manifest(
             "sha256": digest,
         },
         "target": target.describe(),
+        "score": asdict(score(target)),
         "triple": target.triple,
         "versions": _versions(version),
         "inputs": [_tensor(buffer) for buffer in program.inputs],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,28 +18,37 @@ from lepton_compile.lowering.program import Buffer, Call, Choice, Kernel, Progra
 _MOVING = ("elementwise", "copy")
 
 
-def describe_steps(program: Program) -> list[dict[str, Any]]:
+def describe_steps(program: Program, times: Mapping[str, float] = MappingProxyType({})) -> list[dict[str, Any]]:
     """Every call of a program, in the order of the numbers that the library's profile reports.
+
+    Args:
+        program: The program.
+        times: Seconds by the names of nodes, a line each; of the steps that compute the same nodes all together.
 
     Returns:
         JSON objects: the step's number, kernel, family and ONNX nodes; why that family took them, where there was a
         choice (`lepton_compile.lowering.program.Choice`); the floating-point operations that it does, a multiply-add
         counting as two; in how many blocks it is split over threads; and its operands: tensor, type, logical shape,
         layout, owner, bytes, and the bytes of it that the step has to move at least, each once. A size that depends on
-        a symbolic dimension is null.
+        a symbolic dimension is null. Where `times` are given, its seconds: of steps for the same nodes, at the one
+        that does most.
     """
     kernels = program.kernels
     writers = Counter(name for call in program.calls() for name in call.arguments[kernels[call.kernel].inputs :])
     choices = {choice.nodes: choice for choice in program.choices}
-    return [
+    steps = [
         _described(program, number, call, writers, choices.get(call.nodes))
         for number, call in enumerate(program.calls())
     ]
+    left = dict(times)
+    for step in sorted(steps, key=lambda each: -each["operations"]) if times else ():
+        step["seconds"] = left.pop("\n".join(step["nodes"]), None)
+    return steps
 
 
 def _described(
     program: Program, number: int, call: Call, writers: Mapping[str, int], choice: Choice | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     kernel = program.kernels[call.kernel]
     buffers = [program.buffers[name] for name in call.arguments]
     read, written = buffers[: kernel.inputs], buffers[kernel.inputs :]

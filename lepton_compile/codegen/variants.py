@@ -25,6 +25,7 @@ class Variant:
         target: The machine that it is for. Those of one library may differ in their instruction sets.
         seconds: What a run takes on one thread, measured or predicted; None is enough for a library's only variant.
         plan: What was decided for it, as plan.json holds it.
+        times: Seconds of its steps by the names of their nodes, a line each, measured or predicted, for steps.json.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Variant:
     target: Target
     seconds: float | None = None
     plan: Mapping[str, object] | None = field(default=None, repr=False)
+    times: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 def check_variants(variants: Sequence[Variant]) -> None:

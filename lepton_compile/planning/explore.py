@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from lepton_compile.errors import BudgetError
 from lepton_compile.model import Graph
 from lepton_compile.planning.adapt import adapt, choose_passes
-from lepton_compile.planning.points import Point, Settings, best, front
+from lepton_compile.planning.points import Point, Settings, best, front, point_of, records
 from lepton_compile.planning.search import search
 from lepton_compile.rewriting.limits import limits
 from lepton_compile.rewriting.passes import Context, Pass
@@ -45,8 +44,6 @@ def explore(
         BudgetError: No plan that was tried keeps the budgets; says how near they came.
         LeptonError: Optuna is not installed, or the folder cannot be used.
     """
-    measure, size, memory, contract = context.measure, context.size, context.memory, context.contract
-    assert measure is not None and size is not None and memory is not None and contract is not None
     chosen = choose_passes(passes)
     # What passes are told says how fast plans are; which is fast enough is seen then.
     timeless = with_latency(target, None)
@@ -54,8 +51,7 @@ def explore(
     def evaluate(settings: Settings) -> Point:
         told = [_told(each, settings) for each in chosen]
         made, plan = adapt(graph, timeless, context=context, passes=told)
-        taken = {"latency": math.fsum(measure(made).values()), "size": size(made), "memory": memory(made)}
-        return Point(settings, taken, 0.0 if plan.exact else contract.judge(made).expected_drop, plan)
+        return point_of(made, plan, context, settings)
 
     knobs = {f"{each.name}.{name}": values for each in chosen for name, values in each.choices.items()}
     points = search(knobs, evaluate, seconds, folder, progress)
@@ -65,12 +61,7 @@ def explore(
         nearest = min(points, key=lambda point: point.over(limited))
         how_near = "; ".join(each.compared(nearest.taken[each.resource.value]) for each in limited)
         raise BudgetError(f"of {len(points)} plans that were tried none keeps the budgets; the nearest: {how_near}")
-    unbeaten = front(points)
-    records = [
-        point.record() | {"on the front": point in unbeaten, "taken": point is taken}
-        for point in sorted(points, key=lambda point: point.taken["latency"])
-    ]
-    return unbeaten, replace(taken, plan=replace(taken.plan, points=tuple(records)))
+    return front(points), replace(taken, plan=replace(taken.plan, points=records(points, taken)))
 
 
 def _told(rewrite: Pass, settings: Settings) -> Pass:

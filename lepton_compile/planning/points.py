@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lepton_compile.model import Graph
 from lepton_compile.planning.plan import Plan
 from lepton_compile.rewriting.limits import Limit
+from lepton_compile.rewriting.passes import Context
 
 Settings = Mapping[str, object]
 """Settings of passes that were tried, by "pass.setting"."""
@@ -23,12 +25,14 @@ class Point:
             "memory".
         drop: By how much the metric of the contract drops, its standard error included; 0 for an exact plan.
         plan: The plan.
+        name: What it is called, if it is.
     """
 
     settings: Settings
     taken: Mapping[str, float]
     drop: float
     plan: Plan
+    name: str = ""
 
     def beats(self, other: Point) -> bool:
         """Whether it takes no more of anything, costs no more, and is better in one of them."""
@@ -41,7 +45,33 @@ class Point:
 
     def record(self) -> dict[str, object]:
         """What reports tell of it, as JSON values."""
-        return {"settings": dict(self.settings), **self.taken, "drop": self.drop}
+        return {"name": self.name, "settings": dict(self.settings), **self.taken, "drop": self.drop}
+
+
+def point_of(graph: Graph, plan: Plan, context: Context, settings: Settings | None = None, name: str = "") -> Point:
+    """What a plan takes, and costs.
+
+    Args:
+        graph: What the plan led to.
+        plan: The plan.
+        context: What tells; all of it.
+        settings: What passes were told.
+        name: What the plan is called.
+    """
+    measure, size, memory, contract = context.measure, context.size, context.memory, context.contract
+    assert measure is not None and size is not None and memory is not None and contract is not None
+    taken = {"latency": math.fsum(measure(graph).values()), "size": size(graph), "memory": memory(graph)}
+    drop = 0.0 if plan.exact else contract.judge(graph).expected_drop
+    return Point(settings or {}, taken, drop, plan, name)
+
+
+def records(points: Sequence[Point], taken: Point) -> tuple[dict[str, object], ...]:
+    """What reports tell of points, as JSON values, the fastest first."""
+    unbeaten = front(points)
+    return tuple(
+        point.record() | {"on the front": point in unbeaten, "taken": point is taken}
+        for point in sorted(points, key=lambda point: point.taken["latency"])
+    )
 
 
 def front(points: Sequence[Point]) -> list[Point]:

@@ -7,7 +7,7 @@ nothing faster holds the contract. Without one they differ in instruction sets: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lepton_compile.model import Graph
@@ -30,14 +30,19 @@ class Decided:
         target: What it is for.
         graph: What is compiled.
         plan: How that came about.
-        seconds: What a run takes on one thread; None where nobody asked.
+        times: Seconds of its steps on one thread, by the names of their nodes, a line each; none where nobody asked.
     """
 
     name: str
     target: Target
     graph: Graph
     plan: Plan
-    seconds: float | None = None
+    times: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float | None:
+        """What a run takes on one thread; None where nobody asked."""
+        return math.fsum(self.times.values()) if self.times else None
 
 
 def faster(first: Decided, count: int, decide: Callable[[Target], Decided]) -> list[Decided]:

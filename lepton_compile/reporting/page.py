@@ -16,6 +16,7 @@ def page(title: str, sections: Iterable[Section]) -> str:
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.text:
             parts.append(f"<p>{escape(section.text)}</p>")
+        parts += section.pictures
         if section.rows:
             parts.append(table(section.header, section.rows))
     return document(title, parts)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
 
+from lepton_compile.reporting.pareto import label, picture
 from lepton_compile.reporting.quantities import format_amount, format_bytes
 
 Record: TypeAlias = Mapping[str, Any]
 
 # The columns of layers that come first.
 _LEADING = ("layer", "precision")
+# What plans are compared by, beside the metric.
+_MEASURED = ("latency", "size", "memory")
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Section:
         header: Titles of the columns; empty where there are none.
         rows: The cells.
         text: What stands above the table.
+        pictures: SVG elements that a page shows between them.
     """
 
     title: str
     rows: Sequence[Sequence[str]] = ()
     header: Sequence[str] = ()
     text: str = ""
+    pictures: Sequence[str] = ()
 
 
 def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Section]:
@@ -41,7 +46,14 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
         steps: What steps.json lists.
     """
     answers = [*plan.get("steps", ()), *plan.get("declined", ())]
-    found = [_target(manifest), _library(manifest), _variants(manifest)]
+    found = [
+        _target(manifest),
+        _resources(manifest),
+        _library(manifest),
+        _variants(manifest),
+        _family(plan),
+        _points(plan),
+    ]
     for answer in answers:
         if answer.get("findings"):
             found += _findings(answer)
@@ -64,7 +76,7 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
             Section(
                 f"Steps of a run of {variant}" if variant else "Steps of a run",
                 [_step(step) for step in group],
-                ("step", "kernel family", "MFLOP", "algorithm", "passed over", "computes"),
+                ("step", "kernel family", "computes with", "shape", "MFLOP", "ms", "algorithm", "passed over", "nodes"),
             )
             for variant, group in groupby(steps, lambda step: step.get("variant"))
         ),
@@ -78,6 +90,43 @@ def _target(manifest: Record) -> Section:
     for part in ("cpu", "memory", "policy", "budget"):
         rows += [(f"{part}: {name}", _plain(value)) for name, value in target.get(part, {}).items()]
     return Section("Target", [row for row in rows if row[1]])
+
+
+def _resources(manifest: Record) -> Section:
+    score = manifest.get("score", {"ratings": ()})
+    rows = [
+        (
+            rating["resource"],
+            f"{rating['weight']:.2f}",
+            "" if rating["value"] is None else f"{rating['value']:.2f}",
+            rating["figure"],
+        )
+        for rating in score["ratings"]
+    ]
+    text = f"Of 1, a server, the target scores {score['value']:.2f}." if rows else ""
+    return Section("Resources", rows, ("resource", "weight", "rating", "figure"), text)
+
+
+def _family(plan: Record) -> Section:
+    rows = [(member["model"], member["why"]) for member in plan.get("family", ())]
+    return Section("Larger models of the family", rows, ("model", "why it does not fit"))
+
+
+def _points(plan: Record) -> Section:
+    """Plans that were tried, or what was planned beside the model as it is."""
+    points = plan.get("points", ())
+    rows = [
+        (
+            label(point),
+            *(format_amount(resource, point[resource]) for resource in _MEASURED),
+            _plain(point["drop"]),
+            "taken" if point["taken"] else "on the front" if point["on the front"] else "",
+        )
+        for point in points
+    ]
+    pictures = [picture(points, resource) for resource in _MEASURED] if rows else []
+    header = ("plan", *_MEASURED, "drop", "")
+    return Section("Plans: what they take, and what the metric drops", rows, header, pictures=pictures)
 
 
 def _library(manifest: Record) -> Section:
@@ -147,7 +196,10 @@ def _step(step: Record) -> tuple[str, ...]:
     return (
         str(step["number"]),
         step["family"],
+        " x ".join(dict.fromkeys(operand["dtype"] for operand in step.get("inputs", ()))),
+        ", ".join("x".join(map(str, operand["shape"])) for operand in step.get("outputs", ())),
         f"{step['operations'] / 1e6:.3f}",
+        f"{step['seconds'] * 1e3:.4f}" if step.get("seconds") is not None else "",
         choice["taken"],
         "; ".join(choice["passed_over"]),
         ", ".join(step["nodes"]),

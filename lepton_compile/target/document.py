@@ -105,6 +105,7 @@ _FIELDS: dict[str, Callable[[object], object]] = {
     "cpu.cores": _count,
     "cpu.threads": _count,
     "cpu.frequency": _whole("hertz"),
+    "cpu.multiply_adds": _count,
     "cpu.l1d": _whole("bytes"),
     "cpu.l2": _whole("bytes"),
     "cpu.l3": _whole("bytes", least=0),
@@ -215,6 +216,7 @@ def inherit(parent: Settings, child: Settings) -> Settings:
         kept.pop("cpu.threads", None)
     if any(child.get(name, kept.get(name)) != kept.get(name) for name in ("triple", "cpu.name")):
         kept.pop("cpu.features", None)
+        kept.pop("cpu.multiply_adds", None)
     merged = {**kept, **child}
     if "cpu.features" in kept and "cpu.features" in child:
         signs = {feature[1:]: feature[0] for feature in (*kept["cpu.features"], *child["cpu.features"])}
@@ -273,6 +275,7 @@ def make_target(settings: Settings, source: str) -> Target:
                 l2_bytes="cpu.l2",
                 l3_bytes="cpu.l3",
                 frequency_hz="cpu.frequency",
+                multiply_adds="cpu.multiply_adds",
                 memory_bytes="memory.size",
                 bandwidth_bytes_per_s="memory.bandwidth",
                 accelerators=_LISTED,

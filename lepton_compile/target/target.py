@@ -47,6 +47,7 @@ class Resources:
         l3_bytes: Size of one level-3 cache; 0 where there is none.
         frequency_hz: The cores' highest sustained frequency, their mean where they differ: work is shared out by who is
             done first, so that the cores together do the number of them times the mean. None where it is not known.
+        multiply_adds: Vector multiply-adds of float32 that a core starts in a cycle.
         memory_bytes: Memory that a process can use; None where it is not known.
         bandwidth_bytes_per_s: What all cores together stream from memory; None where it is not known.
         accelerators: Processors beside the cores that a process can use.
@@ -58,6 +59,7 @@ class Resources:
     l2_bytes: int = 256 * 1024
     l3_bytes: int = 0
     frequency_hz: int | None = None
+    multiply_adds: int = 2
     memory_bytes: int | None = None
     bandwidth_bytes_per_s: int | None = None
     accelerators: tuple[Accelerator, ...] = ()
@@ -223,6 +225,7 @@ class Target:
                 "cores": resources.cores,
                 "threads": resources.threads,
                 **_quantities("hertz", frequency=resources.frequency_hz),
+                "multiply_adds": resources.multiply_adds,
                 **_quantities("bytes", l1d=resources.l1d_bytes, l2=resources.l2_bytes, l3=resources.l3_bytes),
             },
             "memory": {

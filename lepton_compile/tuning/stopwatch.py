@@ -13,25 +13,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from lepton_compile.codegen import generate
-from lepton_compile.codegen.steps import describe_steps
 from lepton_compile.lowering import Program
-from lepton_compile.measuring.roofline import Roofline
 from lepton_compile.model import Graph
 from lepton_compile.model.fingerprints import structure_of
 from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache, sources
+from lepton_compile.tuning.prediction import predicted_seconds
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import MEASURE, MODEL, Lower, how_to_tune, tuned
 
 if TYPE_CHECKING:
     from lepton_compile.target import Target
-
-# By the model of costs: multiply-adds that a core starts in a cycle, and bytes that it moves in one.
-_MULTIPLIERS = 2
-_BYTES_A_CYCLE = 16
-# Where the target does not say.
-_FREQUENCY = 2e9
-# Products that one instruction adds where another adds one of floats, by what families of kernels are called.
-_PRODUCTS = {"integer": 4, "bfloat16": 2}
 
 
 class Stopwatch:
@@ -81,7 +72,7 @@ class Stopwatch:
             if asked not in (MEASURE, MODEL):
                 warnings.warn(f"the tuning file {asked} has no times of this graph; they are predicted", stacklevel=2)
             program, _ = tuned(lower, self._target, self._tuning, self._progress)
-            seconds = self._measured(program) if asked == MEASURE else self._predicted(program)
+            seconds = self._measured(program) if asked == MEASURE else predicted_seconds(program, self._target)
             if path is not None:
                 add_to_cache(path, TuningTable({cached: seconds}))
         self.table = self.table.merged(TuningTable({key: seconds}))
@@ -92,14 +83,3 @@ class Stopwatch:
 
         library = generate(program, self._target, progress=self._progress)
         return least_seconds(library.folder)
-
-    def _predicted(self, program: Program) -> Mapping[str, float]:
-        frequency = self._target.resources.frequency_hz or _FREQUENCY
-        peak = 2 * _MULTIPLIERS * self._target.vector_bytes // 4 * frequency
-        bandwidths = {0: _BYTES_A_CYCLE * frequency}
-        seconds: dict[str, float] = {}
-        for step in describe_steps(program):
-            roofline = Roofline(_PRODUCTS.get(step["family"].partition(" ")[0], 1) * peak, bandwidths)
-            label = "\n".join(step["nodes"])
-            seconds[label] = seconds.get(label, 0.0) + max(roofline.bound(step, 0), 1e-9)
-        return seconds

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
+
 from lepton_compile.reporting import Section, page, sections
+from lepton_compile.reporting.pareto import picture
 
 MANIFEST = {
     "target": {"name": "host", "description": "", "cpu": {"cores": 2}, "memory": {}, "policy": {}, "budget": {}},
@@ -25,7 +28,8 @@ PLAN = {
 }  # fmt: skip
 STEPS = [
     {"number": 0, "family": "convolution", "operations": 5_000_000, "choice": None, "nodes": ["conv_1", "relu"]},
-    {"number": 1, "family": "winograd", "operations": 1, "nodes": ["conv_2"],
+    {"number": 1, "family": "winograd", "operations": 1, "nodes": ["conv_2"], "seconds": 0.00025,
+     "inputs": [{"dtype": "uint8"}, {"dtype": "int8"}, {"dtype": "uint8"}], "outputs": [{"shape": [1, 8, 4, 4]}],
      "choice": {"taken": "winograd 4x4", "passed_over": ["direct: slower"]}},
 ]  # fmt: skip
 
@@ -51,7 +55,42 @@ def test_every_decision_has_its_reason():
         ("fuse", "conv_3", "it is shared"),
         ("prune", "", "no colon"),
     ]
-    assert found["Steps of a run"].rows[1] == ("1", "winograd", "0.000", "winograd 4x4", "direct: slower", "conv_2")
+    steps = found["Steps of a run"]
+    assert steps.rows[1] == (
+        "1", "winograd", "uint8 x int8", "1x8x4x4", "0.000", "0.2500", "winograd 4x4", "direct: slower", "conv_2"
+    )  # fmt: skip
+    assert len(steps.header) == len(steps.rows[0]) == len(steps.rows[1])
+
+
+POINTS = [
+    {"name": "", "settings": {"a.b": 1.0}, "latency": 0.001, "size": 2048, "memory": 4096, "drop": 0.02,
+     "on the front": True, "taken": True},
+    {"name": "as it is", "settings": {}, "latency": 0.002, "size": 4096, "memory": 8192, "drop": 0.0,
+     "on the front": True, "taken": False},
+    {"name": "<beaten>", "settings": {}, "latency": 0.003, "size": 4096, "memory": 8192, "drop": 0.0,
+     "on the front": False, "taken": False},
+]  # fmt: skip
+
+
+def test_plans_are_shown_in_a_table_and_in_pictures():
+    family = [{"model": "large", "why": "a run takes 9 ms"}]
+    found = sections(MANIFEST, PLAN | {"points": POINTS, "family": family}, [])
+    plans = next(section for section in found if section.title.startswith("Plans"))
+    assert plans.rows[0] == ("a.b = 1.0", "1.000 ms", "2.0 KiB", "4.0 KiB", "0.02", "taken")
+    assert [row[-1] for row in plans.rows] == ["taken", "on the front", ""]
+    text = page("a net", found)
+    assert text.count("<svg") == text.count("</svg>") == 3
+    assert text.count("<circle") == 9 and "&lt;beaten&gt;" in text and "<beaten>" not in text
+    assert ("large", "a run takes 9 ms") in next(s for s in found if s.title.startswith("Larger")).rows
+
+
+def test_the_front_runs_through_its_points():
+    text = picture(POINTS, "latency")
+    line = re.search(r'points="([^"]*)"', text)
+    places = [tuple(map(float, place.split(","))) for place in line[1].split()]
+    assert len(places) == 2
+    (fast, high), (slow, low) = places
+    assert fast < slow and high < low  # what is faster drops more, which is drawn further up
 
 
 def test_a_model_without_a_plan_has_a_report():

@@ -62,6 +62,7 @@ def test_a_file_is_what_it_says_and_what_it_extends(write):
             l2_bytes=512 * 1024,
             l3_bytes=0,
             frequency_hz=1_800_000_000,
+            multiply_adds=1,
             memory_bytes=64_000_000,
             bandwidth_bytes_per_s=1_600_000_000,
         ),
