@@ -468,7 +468,7 @@ class CompiledModel:
             number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
             if value is not None and not (number and 0 < value < 2**63):
                 raise LeptonError(f"{name} is {value!r}; it must be a number above 0", limit=name)
-        nanoseconds = 0 if latency_s is None else min(max(1, int(latency_s * 1e9)), 2**63)
+        nanoseconds = 0 if latency_s is None else min(max(1, round(latency_s * 1e9)), 2**63)
         return nanoseconds, 0 if memory_bytes is None else max(1, int(memory_bytes))
 
     @property
