@@ -19,7 +19,7 @@ from lepton_compile.lowering import Program, lower, oversize
 from lepton_compile.model import Graph
 from lepton_compile.planning import Plan, adapt, explore
 from lepton_compile.planning.points import point_of, records
-from lepton_compile.planning.variants import Decided, faster, instruction_sets, spread
+from lepton_compile.planning.variants import FULL, Decided, faster, in_order, instruction_sets, spread
 from lepton_compile.rewriting import Context, Pass
 from lepton_compile.target import Target, with_latency
 from lepton_compile.tuning import (
@@ -101,7 +101,7 @@ class Compilation:
             contract = Contract(self.calibration, *metric_of(self.metric), self.target.policy.max_drop)
         context = Context(contract, bench.seconds, bench.size, bench.memory)
         if self.plans:
-            return [self._adapted(graph, bench, context, plan=plan) for plan in self.plans]
+            return in_order(self._adapted(graph, bench, context, plan=plan) for plan in self.plans)
         if contract is None:
             sets = instruction_sets(self.target, self.variants)
             return [self._for_set(graph, name, each, symbol) for name, each in sets]
@@ -109,19 +109,19 @@ class Compilation:
         if known := cache.recall():
             self.line("taking the plan from the cache: the same was asked before")
             plans, bench.times = known
-            return [self._adapted(graph, bench, context, plan=plan) for plan in plans]
+            return in_order(self._adapted(graph, bench, context, plan=plan) for plan in plans)
         if self.search is not None:
             points, taken = explore(
                 graph, self.target, context, self.search, passes=self.passes, folder=folder, progress=self.line
             )
             chosen = spread(points, taken, self.variants)
-            decided = [self._adapted(graph, bench, context, plan=point.plan) for point in chosen]
+            decided = in_order(self._adapted(graph, bench, context, plan=point.plan) for point in chosen)
         else:
             decide = functools.partial(self._adapted, graph, bench, context)
             # Where nothing asks for less, the first variant is the model as it is.
             given_up = self.variants == 1 or self.target.budget.latency_s is not None
             first = decide() if given_up else self._adapted(graph, bench, replace(context, contract=None))
-            decided = faster(first, self.variants, lambda target: decide(target=target))
+            decided = in_order(faster(first, self.variants, lambda target: decide(target=target)))
             decided = self._compared(graph, bench, context, decided)
         cache.keep([each.plan for each in decided], bench.times)
         return decided
@@ -158,7 +158,7 @@ class Compilation:
             progress=self.line,
         )
         times = bench.seconds(made) if self.variants > 1 or self.calibration is not None else {}
-        return Decided("full", self.target, made, plan, times)
+        return Decided(FULL, self.target, made, plan, times)
 
     def _for_set(self, graph: Graph, name: str, target: Target, symbol: str) -> Decided:
         """A variant for an instruction set."""

@@ -7,7 +7,7 @@ nothing faster holds the contract. Without one they differ in instruction sets: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lepton_compile.model import Graph
@@ -15,6 +15,9 @@ from lepton_compile.planning.plan import Plan
 from lepton_compile.planning.points import Point
 from lepton_compile.target import Target, with_latency
 from lepton_compile.target.processors import X86_LEVELS
+
+FULL = "full"
+"""What the variant is called that keeps most."""
 
 # The latency that the next variant is asked for, and the one from which on it is worth its place, as shares of that of
 # the one before.
@@ -60,8 +63,13 @@ def faster(first: Decided, count: int, decide: Callable[[Target], Decided]) -> l
         made = decide(with_latency(first.target, _ASKED * before))
         if made.seconds is None or made.seconds > _WORTH * before:
             break
-        found.append(replace(made, name=f"fast{len(found)}"))
+        found.append(made)
     return found
+
+
+def in_order(decided: Iterable[Decided]) -> list[Decided]:
+    """Variants of one model, each faster than the one before, by names that say so."""
+    return [replace(each, name=f"fast{number}" if number else FULL) for number, each in enumerate(decided)]
 
 
 def spread(points: Sequence[Point], taken: Point, count: int) -> list[Point]:
