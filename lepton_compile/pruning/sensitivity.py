@@ -1,14 +1,14 @@
 """How much a whole model's answers suffer from the channels of each group.
 
-What a group's channels cost the layers that read them, as far as the others make up for it, says nothing of what
-becomes of that in the layers behind; what answers lose when half of the group goes does, but nothing makes up for it
-there. Channels are compared between groups by the geometric mean of both.
+What a group's channels cost the layers that read them says nothing of what becomes of that in the layers behind. What
+answers lose when half of the group goes does, once the layers that read it make up for what they can. So costs are what
+that half costs together, and are parted among channels by what they cost the layers that read them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,17 @@ import numpy.typing as npt
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
+from lepton_compile.pruning.products import find_products
 from lepton_compile.pruning.removal import remove
+from lepton_compile.pruning.repair import apply, find_repair
 
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
 # How many samples tell what answers lose.
 _SAMPLES = 64
+# How many vectors a layer is fitted with for each of its inputs, at least.
+_VECTORS = 4
 
 
 def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samples: Samples) -> list[Order]:
@@ -36,8 +40,11 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
         orders: The order of each group whose channels may go.
         samples: Inputs of the graph.
     """
-    few = samples[:: -(-len(samples) // _SAMPLES)]
-    exact = _answers(graph, few)
+    distance = -(-len(samples) // _SAMPLES)
+    judging = samples[::distance]
+    # What is fitted to samples shows on others what it is worth.
+    fitting = [sample for number, sample in enumerate(samples) if number % distance] or judging
+    exact = _answers(graph, judging)
     found = []
     for order in orders:
         half = len(order.channels) // 2
@@ -45,10 +52,22 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
         if not lost > 0:
             found.append(order)
             continue
-        answers = _answers(remove(graph.copy(), structure, set(order.channels[:half])), few)
-        scale = math.sqrt(_difference(answers, exact) / lost)
+        channels = set(order.channels[:half])
+        enough = fitting[: max(_SAMPLES, _enough(graph, structure, channels))]
+        repair = find_repair(
+            graph, remove(graph.copy(), structure, channels), structure, channels, enough, at_once=True
+        )
+        answers = _answers(apply(repair, remove(graph.copy(), structure, channels)), judging)
+        scale = _difference(answers, exact) / lost
         found.append(replace(order, costs=tuple(scale * cost for cost in order.costs)))
     return found
+
+
+def _enough(graph: Graph, structure: Structure, channels: Set[int]) -> int:
+    """How many samples the layers that read these channels are fitted with."""
+    pruned = remove(graph.copy(), structure, channels)
+    reading = (each for each in find_products(graph, pruned, structure, channels) if each.loses_inputs)
+    return max((math.ceil(_VECTORS * each.inputs / each.vectors) for each in reading), default=0)
 
 
 def _answers(graph: Graph, samples: Samples) -> list[Mapping[str, Array]]:
