@@ -30,9 +30,9 @@ def excess(program: Program, budget: Budget, available: int | None = None) -> st
             f"a run takes {program.peak_bytes} bytes of memory, weights included, and the budget is "
             f"{budget.memory_bytes}"
         )
-    if available is not None and program.peak_bytes > available:
+    if available is not None and program.process_bytes > available:
         return (
-            f"a run takes {program.peak_bytes} bytes of memory, {weights} of them for weights and "
+            f"a run takes {program.process_bytes} bytes of memory, {weights} of them for weights and "
             f"{program.memory.arena_bytes} for intermediate results, and the target has {available}"
         )
     return None

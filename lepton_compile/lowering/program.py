@@ -22,6 +22,7 @@ import tvm
 
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.lowering.choosing import Problem
+from lepton_compile.target.target import PROCESS_BYTES
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -251,6 +252,11 @@ class Program:
     def peak_bytes(self) -> int:
         """What a run takes at most: arena, weights, and the instance; inputs and outputs of the caller aside."""
         return self.memory.arena_bytes + sum(array.nbytes for array in self.weights.values()) + INSTANCE_BYTES
+
+    @property
+    def process_bytes(self) -> int:
+        """What a process takes that runs it: all of that, the caller's tensors, and `PROCESS_BYTES`."""
+        return self.peak_bytes + PROCESS_BYTES + sum(each.nbytes() for each in (*self.inputs, *self.outputs))
 
     def calls(self) -> Iterator[Call]:
         """Every call, those inside branches included, in the order they stand."""

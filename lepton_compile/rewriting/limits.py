@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.reporting.quantities import format_amount
+from lepton_compile.target.target import PROCESS_BYTES
 
 if TYPE_CHECKING:
     from lepton_compile.rewriting.passes import Context
@@ -74,8 +75,9 @@ def limits(graph: Graph, target: Target, context: Context) -> list[Limit]:
     if budget.size_bytes is not None and size is not None:
         found.append(Limit(Resource.SIZE, budget.size_bytes, size))
     most = math.inf if budget.memory_bytes is None else budget.memory_bytes
-    if (available := target.resources.memory_bytes) is not None and available < _all_bytes(graph):
-        most = min(most, available)
+    if (memory_of_target := target.resources.memory_bytes) is not None:
+        available = memory_of_target - PROCESS_BYTES - sum(map(bytes_of, (*graph.gs.inputs, *graph.gs.outputs)))
+        most = min(most, available) if available < _all_bytes(graph) else most
     if most < math.inf and memory is not None:
         found.append(Limit(Resource.MEMORY, most, memory))
     return found

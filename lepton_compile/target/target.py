@@ -65,6 +65,11 @@ class Resources:
     accelerators: tuple[Accelerator, ...] = ()
 
 
+PROCESS_BYTES = 4 << 20
+"""What a process takes beside a library's weights and working memory, and the tensors that it hands over: code, the C
+library, stacks."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """What approximate passes may do on a target; only ever under an accuracy contract.

@@ -66,10 +66,10 @@ class Workbench:
     def memory(self, graph: Graph) -> int:
         """Bytes that a run takes at its peak, weights included; with weights as small as memory asks for."""
         ready = finish(graph, self._target, passes=self._passes)
-        peak = self._lowered(ready, small=self._small).peak_bytes
-        if self._small or self._available is None or peak <= self._available:
-            return peak
-        return self._lowered(ready, small=True).peak_bytes
+        program = self._lowered(ready, small=self._small)
+        if not self._small and self._available is not None and program.process_bytes > self._available:
+            program = self._lowered(ready, small=True)
+        return program.peak_bytes
 
     def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
         taken = tuning.taken if tuning else {}

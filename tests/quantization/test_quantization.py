@@ -391,11 +391,14 @@ def test_no_mean_of_few_rows_is_kept(rows, told):
 def test_memory_that_int8_alone_fits_into():
     """A target too small for float32 gets int8, not a fault of the pass."""
     rows = 4
-    whole = lc.compile(products(rows), TARGET, tuning="model").manifest["memory"]["peak_bytes"]
+    tensors = lc.compile(products(rows), TARGET, tuning="model")
+    whole = tensors.manifest["memory"]["peak_bytes"]
     random = np.random.default_rng(1)
     given = [{"x": random.standard_normal((rows, 32)).astype(np.float32)} for _ in range(12)]
     target = resolve_target(TARGET)
-    small = replace(target, resources=replace(target.resources, memory_bytes=whole - 1))
+    caller = sum(4 * math.prod(tensor.shape) for tensor in (*tensors.inputs, *tensors.outputs))
+    memory = whole + PROCESS_BYTES + caller - 1
+    small = replace(target, resources=replace(target.resources, memory_bytes=memory))
     with pytest.raises(lc.BudgetError):
         lc.compile(products(rows), small, tuning="model")
     made = lc.compile(products(rows), small, tuning="model", calibration=given, budget=lc.Budget(max_drop=0.5))
