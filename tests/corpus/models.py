@@ -37,8 +37,13 @@ def model_path(name: str) -> Path:
     return fetch(name)
 
 
-def trained_path(name: str) -> Path:
+def trained_path(name: str, widths: Sequence[int] | None = None, seed: int = 0) -> Path:
     """The file of a net of `corpus.digit_nets`, trained if it is not in the cache yet.
+
+    Args:
+        name: The net.
+        widths: Those that replace the published ones.
+        seed: Of the first weights, and of the order of the digits.
 
     Raises:
         ModuleNotFoundError: It has to be trained, and PyTorch is not there; says how to get it.
@@ -50,9 +55,12 @@ def trained_path(name: str) -> Path:
             from corpus import training
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(f"{error}: nets are trained with PyTorch; pip install -e '.[train]'") from error
-        return training.build(name)
+        return training.build(name, widths, seed)
 
-    return _built(f"trained-{name}", sources, build)
+    variant = (
+        "" if widths is None and seed == 0 else f".{hashlib.sha256(repr((widths, seed)).encode()).hexdigest()[:12]}"
+    )
+    return _built(f"trained-{name}{variant}", sources, build)
 
 
 def _built(name: str, builders: Sequence[Path], build: Callable[[], onnx.ModelProto]) -> Path:

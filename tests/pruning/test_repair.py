@@ -7,6 +7,7 @@ import pytest
 from lowering.conftest import Model
 
 from lepton_compile.model import Graph, import_model
+from lepton_compile.pruning.fitting import EVERYWHERE, Limits, fit
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.removal import remove
@@ -85,6 +86,71 @@ def test_channels_that_others_tell_cost_nothing() -> None:
     assert error(pruned, graph, given) > 0.1
     repaired = apply(find_repair(graph, pruned.copy(), structure, {first}, given[:15]), pruned)
     assert error(repaired, graph, given[15:]) < 0.01
+
+
+def test_transposed_convolutions_make_up_for_channels() -> None:
+    """In front of one and behind it, with taps that meet and taps that do not."""
+    random = np.random.default_rng(0)
+    for size, stride in ((2, 2), (4, 2), (3, 1)):
+        model = Model()
+        weights = random.standard_normal((8, 4, 3, 3))
+        weights[5] = 2 * weights[2]
+        x = model.node("Relu", model.node("Conv", model.input(1, 4, 8, 8), model.constant(weights), pads=[1] * 4))
+        x = model.node("ConvTranspose", x, model.weight(8, 6, size, size), model.weight(6), strides=[stride] * 2)
+        model.output(model.node("Conv", x, model.weight(3, 6, 1, 1)))
+        graph = import_model(model.proto())
+        given = samples(graph, 40)
+        structure = find_groups(graph)
+        first = orders(graph, structure, Importance.RECONSTRUCTION, given)[0].channels[0]
+        pruned = remove(graph.copy(), structure, {first})
+        assert error(pruned, graph, given) > 0.1
+        repaired = apply(find_repair(graph, pruned.copy(), structure, {first}, given[:30]), pruned)
+        assert error(repaired, graph, given[30:]) < 0.01
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_states_make_up_for_units(direction: str) -> None:
+    """A unit that computes what another one does: what reads both can read the other alone, the gates included."""
+    random = np.random.default_rng(0)
+    model = Model()
+    directions = 2 if direction == "bidirectional" else 1
+    weights, states, bias = (random.standard_normal((directions, 3, 8, *rest)) for rest in ((5,), (8,), ()))
+    bias = np.stack([bias, random.standard_normal(bias.shape)], axis=1)
+    for each in (weights, states):
+        each[:, :, 6] = each[:, :, 3]
+    bias[:, :, :, 6] = bias[:, :, :, 3]
+    constants = weights.reshape(directions, 24, 5), states.reshape(directions, 24, 8), bias.reshape(directions, 48)
+    x = model.input(12, 1, 5)
+    attributes = {"hidden_size": 8, "linear_before_reset": 1, "direction": direction}
+    y, _ = model.node("GRU", x, *map(model.constant, constants), outputs=2, **attributes)
+    model.output(model.node("MatMul", y, model.weight(8, 3)))
+    graph = import_model(model.proto())
+    given = [{"x0": random.standard_normal((12, 1, 5)).astype(np.float32)} for _ in range(40)]
+    structure = find_groups(graph)
+    (group,) = structure.prunable
+    (order,) = orders(graph, structure, Importance.RECONSTRUCTION, given)
+    first = order.channels[0]
+    assert group.channels.index(first) in (3, 6)
+    pruned = remove(graph.copy(), structure, {first})
+    assert error(pruned, graph, given) > 0.1
+    repaired = apply(find_repair(graph, pruned.copy(), structure, {first}, given[:30]), pruned)
+    repaired.check()
+    assert error(repaired, graph, given[30:]) < 0.02
+
+
+def test_what_a_rectifier_cuts_off_need_not_be_met() -> None:
+    random = np.random.default_rng(0)
+    read = random.standard_normal((1, 4000, 12)).astype(np.float32)
+    wanted = (read @ random.standard_normal((12, 5)) - 1).astype(np.float32)
+    left = read[:, :, :8]
+
+    def lost(limits: Limits) -> float:
+        found = fit([left[:, :3000]], [wanted[:, :3000]], np.zeros((1, 8, 5), np.float32), limits)
+        assert found is not None
+        made = left[:, 3000:] @ found.weights + found.offsets(found.weights)[:, None]
+        return float(np.square(np.clip(made, 0, 2) - np.clip(wanted[:, 3000:], 0, 2)).sum())
+
+    assert lost(Limits(0, 2)) < 0.9 * min(lost(EVERYWHERE), lost(Limits(-9, 9)))
 
 
 @pytest.mark.parametrize("by", list(Importance), ids=lambda by: by.value)
