@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -50,6 +51,7 @@ from lepton_compile.pruning.groups import weights_of  # noqa: E402
 from lepton_compile.pruning.planning import Planner, Pruned  # noqa: E402
 from lepton_compile.pruning.repair import apply  # noqa: E402
 from lepton_compile.rewriting import Stage  # noqa: E402
+from lepton_compile.rewriting.limits import Limit, Resource  # noqa: E402
 from lepton_compile.rewriting.manager import run_passes  # noqa: E402
 from lepton_compile.rewriting.passes import Context  # noqa: E402
 from lepton_compile.target import resolve_target  # noqa: E402
@@ -169,7 +171,7 @@ def accuracies(name: str, seed: int) -> Accuracies:
     """What becomes of a net at half of its multiply-adds."""
     graph = first_passes(import_model(trained_path(name, seed=seed)))
     whole = plain_pruning.total(multiplications(graph).values())
-    found = planner(graph, LANES, multiplications).within(whole / 2)
+    found = planner(graph, LANES, multiplications).within([whole / 2])
     if not isinstance(found, Pruned):
         raise RuntimeError(f"{name}: {found.reason}")
     ours, widths = pruned(graph, found), widths_of(found)
@@ -195,7 +197,7 @@ def speed(name: str, graph: Graph, seconds: float, faster: float) -> Speed | Non
     whole = plain_pruning.total(multiplications(graph).values())
     budget = plain_pruning.total(bench.seconds(graph).values()) / faster
     while True:
-        found = planning.within(budget)
+        found = planning.within([budget])
         if not isinstance(found, Pruned):
             return None
         ours = pruned(graph, found)
@@ -223,7 +225,9 @@ def planner(graph: Graph, lanes: int, measure: Callable[[Graph], Mapping[str, fl
     """What prunes a net by digits without labels, whatever that loses."""
     (x,) = graph.gs.inputs
     samples = [{x.name: image[None]} for image in digits()[0].images[:SAMPLES]]
-    return Planner(graph, lanes, Contract(samples, *metric_of("top1"), 1.0), measure)
+    context = Context(Contract(samples, *metric_of("top1"), 1.0), measure)
+    limit = Limit(Resource.LATENCY, math.inf, lambda each: plain_pruning.total(measure(each).values()))
+    return Planner(graph, lanes, context, [limit])
 
 
 def pruned(graph: Graph, found: Pruned) -> Graph:

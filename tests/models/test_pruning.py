@@ -28,6 +28,7 @@ from lepton_compile.pruning.planning import Planner, Pruned
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import apply
 from lepton_compile.rewriting import Stage
+from lepton_compile.rewriting.limits import Limit, Resource
 from lepton_compile.rewriting.manager import run_passes
 from lepton_compile.rewriting.passes import Context
 from lepton_compile.target import resolve_target
@@ -99,9 +100,10 @@ def test_nets_at_half_the_multiplications(name: str) -> None:
     graph = first_passes(import_model(trained_path(name)))
     (x,) = graph.gs.inputs
     samples = [{x.name: image[None]} for image in training.images[:1000]]
-    planner = Planner(graph, 4, Contract(samples, *metric_of("top1"), 1.0), multiplications)
+    context = Context(Contract(samples, *metric_of("top1"), 1.0), multiplications)
     whole = total(multiplications(graph).values())
-    pruned = planner.within(0.5 * whole)
+    limit = Limit(Resource.LATENCY, 0.5 * whole, lambda each: total(multiplications(each).values()))
+    pruned = Planner(graph, 4, context, [limit]).within([limit.most])
     assert isinstance(pruned, Pruned)
     plain = ChannelPruning(pruned.removed).run(graph.copy(), Context())
     repaired = apply(pruned.repair, plain.copy())

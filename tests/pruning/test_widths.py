@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lepton_compile.pruning.importance import Order
-from lepton_compile.pruning.widths import allocate
+from lepton_compile.pruning.widths import Goal, allocate
 
 
 class Linear:
@@ -16,7 +16,7 @@ class Linear:
         self._sizes = sizes
         self._each = each
 
-    def seconds(self, removed: Sequence[int]) -> float:
+    def amount(self, removed: Sequence[int]) -> float:
         return math.fsum(
             (size - gone) * each for size, gone, each in zip(self._sizes, removed, self._each, strict=True)
         )
@@ -31,17 +31,17 @@ def order(size: int, cost: float) -> Order:
 
 def test_what_saves_most_for_what_it_costs_goes_first() -> None:
     latency = Linear([8, 8], [1.0, 1.0])
-    assert allocate([order(8, 1.0), order(8, 3.0)], [2, 2], latency, 10.0) == [4, 2]  # type: ignore[arg-type]
+    assert allocate([order(8, 1.0), order(8, 3.0)], [2, 2], [Goal(latency, 10.0)]) == [4, 2]
 
 
 def test_what_saves_more_than_is_needed_lets_others_stay() -> None:
     """The last channels that go save ten times as much as those before, which come back for it."""
     latency = Linear([8, 4], [1.0, 10.0])
-    assert latency.seconds([0, 0]) == 48
-    assert allocate([order(8, 0.1), order(4, 20.0)], [1, 1], latency, 40.5) == [0, 1]  # type: ignore[arg-type]
+    assert latency.amount([0, 0]) == 48
+    assert allocate([order(8, 0.1), order(4, 20.0)], [1, 1], [Goal(latency, 40.5)]) == [0, 1]
 
 
 def test_of_each_group_something_stays() -> None:
     latency = Linear([8, 4], [1.0, 1.0])
-    assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], latency, 6.0) == [6, 0]  # type: ignore[arg-type]
-    assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], latency, 5.0) is None  # type: ignore[arg-type]
+    assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], [Goal(latency, 6.0)]) == [6, 0]
+    assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], [Goal(latency, 5.0)]) is None

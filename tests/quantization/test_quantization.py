@@ -17,6 +17,7 @@ from lepton_compile.model import import_model
 from lepton_compile.planning import adapt
 from lepton_compile.rewriting import Context
 from lepton_compile.target import resolve_target, with_budget
+from lepton_compile.target.target import PROCESS_BYTES
 from lepton_compile.tuning import Workbench
 
 TARGET = "x86-64-v4-vnni"
@@ -391,12 +392,12 @@ def test_no_mean_of_few_rows_is_kept(rows, told):
 def test_memory_that_int8_alone_fits_into():
     """A target too small for float32 gets int8, not a fault of the pass."""
     rows = 4
-    tensors = lc.compile(products(rows), TARGET, tuning="model")
-    whole = tensors.manifest["memory"]["peak_bytes"]
+    exact = lc.compile(products(rows), TARGET, tuning="model")
+    whole = exact.manifest["memory"]["peak_bytes"]
     random = np.random.default_rng(1)
     given = [{"x": random.standard_normal((rows, 32)).astype(np.float32)} for _ in range(12)]
     target = resolve_target(TARGET)
-    caller = sum(4 * math.prod(tensor.shape) for tensor in (*tensors.inputs, *tensors.outputs))
+    caller = sum(4 * math.prod(tensor.shape) for tensor in (*exact.inputs, *exact.outputs))
     memory = whole + PROCESS_BYTES + caller - 1
     small = replace(target, resources=replace(target.resources, memory_bytes=memory))
     with pytest.raises(lc.BudgetError):
