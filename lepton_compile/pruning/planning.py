@@ -12,7 +12,8 @@ from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.latency import Latency, Steps, channels_of
 from lepton_compile.pruning.removal import remove
-from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
+from lepton_compile.pruning.repair import NOTHING, Repair, apply
+from lepton_compile.pruning.repairing import find_repairs
 from lepton_compile.pruning.sensitivity import by_answers
 from lepton_compile.pruning.widths import allocate, units_of
 
@@ -20,6 +21,7 @@ from lepton_compile.pruning.widths import allocate, units_of
 _SAMPLES = 512
 # How often what is measured may correct what was expected.
 _ATTEMPTS = 4
+_NOT_REPAIRED = "no repair"
 # What is aimed at, as a share of the budget.
 _MARGIN = 0.97
 
@@ -89,22 +91,24 @@ class Planner:
             return found
         counts, after = found
         channels = channels_of(self._orders, counts)
-        repair = find_repair(self._graph, self._without(channels), self._structure, channels, self._samples)
-        repaired, plain = (self._contract.judge(apply(each, self._without(channels))) for each in (repair, NOTHING))
-        if plain.value > repaired.value:
-            repair = NOTHING
-        judgement = max(repaired, plain, key=lambda each: each.value)
+        repairs = find_repairs(self._graph, self._structure, channels, self._samples)
+        tried = {_NOT_REPAIRED: NOTHING} | dict(repairs.found)
+        judged = {name: self._contract.judge(apply(each, self._without(channels))) for name, each in tried.items()}
+        # Of equals the last one: what was fitted is nearer to the original where a metric does not tell.
+        best = max(reversed(judged), key=lambda name: judged[name].value)
+        repair, judgement = tried[best], judged[best]
         before = math.fsum(self._measure(self._graph).values())
         gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
         faster = f"so that {before * 1e3:.3f} ms become {after * 1e3:.3f}"
-        reason = f"{gone}, {faster}; {self._contract.metric_name} {judgement}"
+        reason = f"{gone}, {faster}; {self._contract.metric_name} {judgement} by {best}; {repairs.reason}"
         findings: dict[str, object] = {
             "seconds": {"before": before, "after": after},
             "metric": {
                 "name": self._contract.metric_name,
                 "original": judgement.original,
                 "pruned": judgement.value,
-                "pruned and not repaired": plain.value,
+                "pruned and not repaired": judged[_NOT_REPAIRED].value,
+                **{f"by {name}": judged[name].value for name in repairs.found},
                 "standard error of the difference": judgement.error,
                 "samples held out": judgement.samples,
                 "most it may drop": self._contract.max_drop,

@@ -69,7 +69,7 @@ def gru(
     def step_of(direction: int) -> Step:
         gates_r, candidate_r = r[direction][: 2 * size], r[direction][2 * size :]
         zero = r.new_zeros(3 * size)
-        gates_b, candidate_b = (zero if outer is None else outer[direction]).split([2 * size, size])
+        gates_b, candidate_b = torch.split(zero if outer is None else outer[direction], [2 * size, size])
 
         def step(gates: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (h,) = states
