@@ -41,8 +41,9 @@ Array = npt.NDArray[Any]
 
 # Operators of which weights, their second input, learn.
 _TRAINED = "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LSTM", "GRU"
-# Of the largest steps, and of the weights' root mean square.
-_RATE = 3e-3
+# The largest steps with one sample each, as a share of the weights' root mean square. Steps of more samples are larger
+# by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
+_RATE = 1e-3
 # How many tensors inside are hints, at equal distances between layers.
 _HINTS = 8
 # The share of a cycle in which steps grow.
@@ -265,7 +266,7 @@ def _train(
                 break
             share = (epoch + place / len(order)) / planned
             for layer, group in zip(layers, optimizer.param_groups, strict=True):
-                group["lr"] = _RATE * layer.size * _cycle(share)
+                group["lr"] = _RATE * math.sqrt(batch) * layer.size * _cycle(share)
             optimizer.zero_grad()
             torch.autograd.backward(lesson.error([learning[number] for number in order[place : place + batch]]))
             optimizer.step()
@@ -278,7 +279,7 @@ def _train(
                 {layer.name: layer.offsets for layer in layers if layer.bias is not None},
             )
         if epoch == 1:  # so that the cycle ends in time
-            planned = min(epochs, int(seconds / (time.monotonic() - begin)))
+            planned = int(min(epochs, seconds / (time.monotonic() - begin)))
     return Distilled(kept, before, best, epoch, planned < epochs)
 
 

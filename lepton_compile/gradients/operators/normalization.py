@@ -38,17 +38,6 @@ def instance_normalization(node: Operation, x: Tensor, scale: Tensor, bias: Tens
     return made * _of_channels(x, scale) + _of_channels(x, bias)
 
 
-@operator("GroupNormalization")
-def group_normalization(node: Operation, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Groups of channels of each image by their own mean and variance."""
-    if node.opset < 21:
-        node.refuse("scale and bias are of groups before version 21")
-    groups = int(node.attribute("num_groups"))
-    parts = x.reshape(x.shape[0], groups, -1)
-    made = _normalized(parts, (2,), float(node.attribute("epsilon", 1e-5))).reshape(x.shape)
-    return made * _of_channels(x, scale) + _of_channels(x, bias)
-
-
 @operator("LayerNormalization")
 def layer_normalization(node: Operation, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """The last axes by their mean and variance."""

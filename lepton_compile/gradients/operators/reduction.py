@@ -36,10 +36,10 @@ def _product(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def reduce(node: Operation, x: Tensor, _: Tensor | None = None) -> Tensor:
     """Over the axes named, in an input or before version 18 in an attribute; over all if none are."""
     axes = tuple(node.attribute("axes") or node.integers(1))
-    if not axes and node.attribute("noop_with_empty_axes", 0):
-        return x
-    every = tuple(range(x.dim())) if not axes else tuple(int(axis) % x.dim() for axis in axes)
-    return _REDUCTIONS[node.node.op](x, every).reshape(node.shape()) if every else x
+    if not axes:
+        node.require("noop_with_empty_axes", 0)
+    every = tuple(int(axis) % x.dim() for axis in axes or range(x.dim()))
+    return _REDUCTIONS[node.node.op](x, every).reshape(node.shape())
 
 
 @operator("ArgMax", "ArgMin")
