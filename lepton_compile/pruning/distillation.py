@@ -43,7 +43,7 @@ Array = npt.NDArray[Any]
 _TRAINED = "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LSTM", "GRU"
 # The largest steps with one sample each, as a share of the weights' root mean square. Steps of more samples are larger
 # by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
-_RATE = 1e-3
+_RATE = 3e-4
 # How many tensors inside are hints, at equal distances between layers.
 _HINTS = 8
 # The share of a cycle in which steps grow.
@@ -52,8 +52,6 @@ _WARM = 0.2
 _LEAST_VARIANCE = 0.1
 # Samples that variances are estimated from, about.
 _MEASURED = 64
-# Passes without a better judgement after which nothing is expected of more.
-_PATIENCE = 6
 
 
 @dataclass(frozen=True)
@@ -258,8 +256,8 @@ def _train(
     begin, random = time.monotonic(), np.random.default_rng(0)
     before = best = lesson.judged(judging, batch)
     kept: Repair | None = None
-    planned, epoch, since = epochs, 0, 0
-    while epoch < planned and since < _PATIENCE:
+    planned, epoch = epochs, 0
+    while epoch < planned:
         order = random.permutation(len(learning))
         for place in range(0, len(order), batch):
             if time.monotonic() - begin > seconds:
@@ -270,10 +268,10 @@ def _train(
             optimizer.zero_grad()
             torch.autograd.backward(lesson.error([learning[number] for number in order[place : place + batch]]))
             optimizer.step()
-        epoch, since = epoch + 1, since + 1
+        epoch += 1
         error = lesson.judged(judging, batch)
         if error < best:
-            best, since = error, 0
+            best = error
             kept = Repair(
                 {layer.name: layer.new_weights for layer in layers},
                 {layer.name: layer.offsets for layer in layers if layer.bias is not None},

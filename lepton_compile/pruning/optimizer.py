@@ -33,6 +33,8 @@ _LARGEST_BATCH, _FEWEST_STEPS = 16, 32
 _PRODUCTS = 3
 # Multiply-adds that a core starts in a cycle, and what share of them PyTorch reaches, forwards and backwards.
 _MULTIPLIERS, _REACHED = 2, 0.15
+# Multiply-adds of a step with fewer of which threads would wait for each other at every layer.
+_FOR_THREADS = 1e9
 # Of machines that do not say: hertz.
 _FREQUENCY = 2e9
 # What share of the memory activations may take, and how many times each is held: for its gradient, and to compute.
@@ -74,11 +76,13 @@ class Choice:
     Attributes:
         epochs: Passes over all samples by Adam; 0: least squares alone.
         batch: Samples of a step.
+        threads: Of PyTorch.
         reason: Why, in one line.
     """
 
     epochs: int
     batch: int
+    threads: int
     reason: str
 
 
@@ -107,7 +111,8 @@ def choose(work: Work, machine: Target | None, seconds: float = SECONDS, install
                 f"the activations of one sample are {work.activations / 1e6:.0f} MB, of {memory / 1e6:.0f} MB of memory"
             )
         batch = min(batch, fitting)
-    peak = _MULTIPLIERS * resources.cores * (resources.frequency_hz or _FREQUENCY) * machine.vector_bytes / 4
+    threads = resources.cores if batch * work.epoch / work.samples >= _FOR_THREADS else 1
+    peak = _MULTIPLIERS * threads * (resources.frequency_hz or _FREQUENCY) * machine.vector_bytes / 4
     epochs = min(_MOST_EPOCHS, math.floor(seconds * _REACHED * peak / max(work.epoch, 1.0)))
     figures = (
         f"{work.samples} samples take {work.epoch / 1e9:.1f} billion multiply-adds a pass, and this machine is "
@@ -115,7 +120,9 @@ def choose(work: Work, machine: Target | None, seconds: float = SECONDS, install
     )
     if epochs < _FEWEST_EPOCHS:
         return _least_squares(f"{figures}: in {seconds:.0f} s Adam would not pass {_FEWEST_EPOCHS} times over them")
-    return Choice(epochs, batch, f"Adam behind least squares, as {figures}: {epochs} passes in steps of {batch}")
+    return Choice(
+        epochs, batch, threads, f"Adam behind least squares, as {figures}: {epochs} passes in steps of {batch}"
+    )
 
 
 def multiply_adds(graph: Graph) -> float:
@@ -132,7 +139,7 @@ def multiply_adds(graph: Graph) -> float:
 
 
 def _least_squares(why: str) -> Choice:
-    return Choice(0, 0, f"least squares, as {why}")
+    return Choice(0, 0, 0, f"least squares, as {why}")
 
 
 def _has_torch() -> bool:

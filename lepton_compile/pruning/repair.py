@@ -34,6 +34,7 @@ from lepton_compile.evaluation.covariances import (
 from lepton_compile.evaluation.stages import as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
+from lepton_compile.pruning.reestimation import can_be_estimated, estimated
 from lepton_compile.pruning.telling import rounded
 from lepton_compile.rewriting.biases import add_more, add_to_outputs, correctable
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator
@@ -90,7 +91,8 @@ def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set
         samples: Inputs, at least one; of many, as many as memory is allowed for.
     """
     exact = {node.name: node for node in graph.gs.nodes}
-    layers = [node for node in pruned.gs.nodes if node.name in exact and _can_be_fitted(exact[node.name])]
+    fitting = _can_be_fitted, can_be_estimated
+    layers = [node for node in pruned.gs.nodes if any(can(exact[node.name]) for can in fitting if node.name in exact)]
     counts = correctable(pruned, [node.name for node in layers])
     add_to_outputs(pruned, {name: [0.0] * count for name, count in counts.items()})
     names = list(dict.fromkeys(node.inputs[0].name for node in layers))
@@ -105,8 +107,12 @@ def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set
         for node in layers:
             if node.inputs[0].name != name:
                 continue
-            kept = _Kept.of(exact[node.name], structure, channels)
-            fitted = _fitted(node, exact[node.name], kept, changed, original)
+            if can_be_estimated(node):
+                left = np.isin(structure.axes[name][1], sorted(channels), invert=True)
+                fitted = estimated(node, changed, [value[:, left] for value in original])
+            else:
+                kept = _Kept.of(exact[node.name], structure, channels)
+                fitted = _fitted(node, exact[node.name], kept, changed, original)
             if fitted is not None:
                 weights[node.name], added = fitted
                 offsets[node.name] = tuple(map(float, added))

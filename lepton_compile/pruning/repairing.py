@@ -45,13 +45,12 @@ def find_repairs(graph: Graph, structure: Structure, channels: Set[int], samples
     pruned = remove(graph.copy(), structure, channels)
     judging = samples[_JUDGING // 2 :: _JUDGING]
     learning = [each for number, each in enumerate(samples) if number % _JUDGING != _JUDGING // 2]
-    machine = _machine()
-    choice = choose(Work.of(graph, pruned, len(learning)), machine)
-    if not choice.epochs or machine is None:
+    choice = choose(Work.of(graph, pruned, len(learning)), _machine())
+    if not choice.epochs:
         return Repairs({LEAST_SQUARES: find_repair(graph, pruned, structure, channels, samples)}, choice.reason)
     # Neither optimizer sees the samples that judge, so that both are judged alike.
     start = find_repair(graph, pruned.copy(), structure, channels, learning)
-    learned, became = _distilled(graph, pruned, start, structure, channels, learning, judging, choice, machine)
+    learned, became = _distilled(graph, pruned, start, structure, channels, learning, judging, choice)
     if learned is None:
         start = find_repair(graph, pruned, structure, channels, samples)
     found = {LEAST_SQUARES: start} | ({} if learned is None else {ADAM: learned})
@@ -67,7 +66,6 @@ def _distilled(
     learning: Samples,
     judging: Samples,
     choice: Choice,
-    machine: Target,
 ) -> tuple[Repair | None, str]:
     """What Adam makes of what least squares found, and what to say of it."""
     from lepton_compile.pruning.distillation import distil  # so that PyTorch is imported where it is needed alone
@@ -84,7 +82,7 @@ def _distilled(
             epochs=choice.epochs,
             batch=choice.batch,
             seconds=SECONDS,
-            threads=machine.resources.cores,
+            threads=choice.threads,
         )
     except UnsupportedOperatorError as error:
         return None, f"least squares alone, as {error}"

@@ -30,26 +30,39 @@ def pruned(graph: Graph, share: float = 0.5) -> tuple[set[int], Graph]:
     return channels, remove(graph.copy(), find_groups(graph), channels)
 
 
-def distilled(graph: Graph, count: int = 60, epochs: int = 6, **options: float) -> tuple[Graph, Graph, Repair | None]:
-    """What least squares makes of a pruned graph, and Adam of that."""
+def distilled(graph: Graph, start: Repair = NOTHING, epochs: int = 6) -> tuple[Graph, Graph, Repair]:
+    """What is left of a graph, that with what Adam learned from the start, and what that is."""
     distillation = pytest.importorskip("lepton_compile.pruning.distillation")
-    structure = find_groups(graph)
     channels, left = pruned(graph)
-    given = samples(graph, count)
-    start = find_repair(graph, left.copy(), structure, channels, given[:-10])
+    given = samples(graph, 60)
     made = distillation.distil(
-        graph, left.copy(), start, structure, channels, given[:-10], given[-10:], epochs=epochs, batch=4, **options
+        graph, left.copy(), start, find_groups(graph), channels, given[:50], given[50:], epochs=epochs, batch=2
     )
-    assert made.after < made.before
-    return apply(start, left.copy()), apply(made.repair or NOTHING, left.copy()), made.repair
+    assert made.after < made.before and made.repair is not None
+    return apply(start, left.copy()), apply(made.repair, left.copy()), made.repair
 
 
 def test_what_learned_from_the_original_is_nearer_to_it() -> None:
     graph = correlated()
     others = samples(graph, 90)[60:]
-    start, made, _ = distilled(graph)
+    before, made, _ = distilled(graph)
     made.check()
-    assert error(made, graph, others) < 0.93 * error(start, graph, others)
+    assert error(made, graph, others) < 0.9 * error(before, graph, others)
+
+
+def test_what_least_squares_found_is_what_it_begins_with() -> None:
+    """Offsets of a repair are told with those that are learned, so that both are of the same graph."""
+    graph = correlated()
+    channels, left = pruned(graph)
+    given = samples(graph, 60)
+    found = find_repair(graph, left.copy(), find_groups(graph), channels, given[:50])
+    # Of offsets that are a little wrong there is something to learn.
+    start = replace(found, offsets={name: tuple(each + 0.1 for each in old) for name, old in found.offsets.items()})
+    before, made, repair = distilled(graph, start, epochs=1)
+    assert start.offsets.keys() <= repair.offsets.keys() and start.weights.keys() <= repair.weights.keys()
+    others = samples(graph, 90)[60:]
+    # Far nearer to each other than to what no repair was applied to.
+    assert error(made, before, others) < 0.3 * error(left, before, others)
 
 
 def test_normalizations_and_transposed_convolutions_learn() -> None:
@@ -63,18 +76,17 @@ def test_normalizations_and_transposed_convolutions_learn() -> None:
     model.output(model.node("Sigmoid", model.node("Conv", x, model.weight(3, 8, 1, 1), model.weight(3))))
     graph = import_model(model.proto())
     others = samples(graph, 90)[60:]
-    start, made, repair = distilled(graph)
-    assert repair is not None
+    before, made, repair = distilled(graph)
     operators = {node.name: node.op for node in graph.gs.nodes}
     assert {operators[name] for name in repair.weights} == {"Conv", "ConvTranspose", "BatchNormalization"}
     assert {operators[name] for name in repair.offsets} == {"Conv", "BatchNormalization"}
-    assert error(made, graph, others) < error(start, graph, others)
+    assert error(made, graph, others) < error(before, graph, others)
 
 
 def test_the_same_is_learned_again_and_told_exactly() -> None:
     graph = correlated()
     (_, _, one), (_, _, other) = (distilled(graph, epochs=2) for _ in range(2))
-    assert one is not None and other is not None and one.offsets == other.offsets
+    assert one.offsets == other.offsets
     for name, values in one.weights.items():
         np.testing.assert_array_equal(values, other.weights[name])
         np.testing.assert_array_equal(values, rounded(values))
@@ -108,10 +120,11 @@ def test_where_least_squares_are_chosen(work: Work, machine: Target | None, inst
 def test_where_adam_is_chosen() -> None:
     rich = choose(WORK, MACHINE, installed=True)
     assert rich.epochs == 20 and rich.batch == 6
+    assert rich.threads == 1  # a step is too little for more
     assert "200 samples take 0.5 billion multiply-adds a pass" in rich.reason
     # On a slower machine, or with less memory, as much as there is.
-    slow = choose(replace(WORK, original=1e8), MACHINE, seconds=10.0, installed=True)
-    assert 4 <= slow.epochs < 20
+    slow = choose(replace(WORK, original=1e9), MACHINE, installed=True)
+    assert 4 <= slow.epochs < 20 and slow.threads == 4
     assert choose(replace(WORK, activations=40 * 10**6), MACHINE, installed=True).batch == 2
 
 
@@ -150,6 +163,6 @@ def test_what_cannot_be_differentiated_is_fitted_by_least_squares_alone() -> Non
 def test_torch_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, lepton_compile, lepton_compile.pruning.planning, lepton_compile.passes.channel_pruning; "
-        "lepton_compile.compile; assert 'torch' not in sys.modules"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
