@@ -10,7 +10,8 @@ from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.latency import seconds_of
 from lepton_compile.pruning.removal import remove
-from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
+from lepton_compile.pruning.repair import NOTHING, Repair, apply
+from lepton_compile.pruning.repairing import find_repairs
 from lepton_compile.pruning.sensitivity import by_answers
 from lepton_compile.pruning.storage import library_bytes, run_bytes
 from lepton_compile.pruning.uses import Use, channels_of
@@ -22,6 +23,7 @@ from lepton_compile.rewriting.passes import Context
 _SAMPLES = 512
 # How often what is measured may correct what was expected.
 _ATTEMPTS = 4
+_NOT_REPAIRED = "no repair"
 # What is aimed at, as a share of what may be taken.
 _MARGIN = 0.97
 
@@ -93,17 +95,19 @@ class Planner:
             return found
         counts, after = found
         channels = channels_of(self._orders, counts)
-        repair = find_repair(self._graph, self._without(channels), self._structure, channels, self._samples)
-        repaired, plain = (self._contract.judge(apply(each, self._without(channels))) for each in (repair, NOTHING))
-        if plain.value > repaired.value:
-            repair = NOTHING
-        judgement = max(repaired, plain, key=lambda each: each.value)
+        repairs = find_repairs(self._graph, self._structure, channels, self._samples)
+        tried = {_NOT_REPAIRED: NOTHING} | dict(repairs.found)
+        judged = {name: self._contract.judge(apply(each, self._without(channels))) for name, each in tried.items()}
+        # Of equals the last one: what was fitted is nearer to the original where a metric does not tell.
+        best = max(reversed(judged), key=lambda name: judged[name].value)
+        repair, judgement = tried[best], judged[best]
         gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
         less = [
             f"{limit.amount(taken)} become {limit.amount(left)}"
             for limit, taken, left in zip(self._limits, self._before, after, strict=True)
         ]
-        reason = f"{gone}, so that {' and '.join(less)}; {self._contract.metric_name} {judgement}"
+        metric = f"{self._contract.metric_name} {judgement} by {best}"
+        reason = f"{gone}, so that {' and '.join(less)}; {metric}; {repairs.reason}"
         findings: dict[str, object] = {
             "before": {limit.resource.value: taken for limit, taken in zip(self._limits, self._before, strict=True)},
             "after": {limit.resource.value: taken for limit, taken in zip(self._limits, after, strict=True)},
@@ -111,7 +115,8 @@ class Planner:
                 "name": self._contract.metric_name,
                 "original": judgement.original,
                 "pruned": judgement.value,
-                "pruned and not repaired": plain.value,
+                "pruned and not repaired": judged[_NOT_REPAIRED].value,
+                **{f"by {name}": judged[name].value for name in repairs.found},
                 "standard error of the difference": judgement.error,
                 "samples held out": judgement.samples,
                 "most it may drop": self._contract.max_drop,

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from lepton_compile.evaluation.stages import as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure, weights_of
-from lepton_compile.pruning.products import find_products
+from lepton_compile.pruning.products import Product, find_products
+from lepton_compile.pruning.reestimation import Normalization, find_normalizations
 from lepton_compile.rewriting.biases import add_more, add_to_outputs, correctable
 from lepton_compile.rewriting.patterns import Uses
 
@@ -69,26 +70,30 @@ def find_repair(
         samples: Inputs, at least one; of many, as many as memory is allowed for.
         at_once: Whether only layers that read the channels themselves make up for them.
     """
-    products = [each for each in find_products(graph, pruned, structure, channels) if each.loses_inputs or not at_once]
+    facts = graph, pruned, structure, channels
+    parts: list[Product | Normalization] = [*find_products(*facts), *find_normalizations(*facts)]
+    order = {node.name: place for place, node in enumerate(pruned.gs.nodes)}
+    fitting = [part for part in parts if part.loses_inputs or not at_once]
+    fitting.sort(key=lambda part: order[part.node.name])
     offsets = {
         name: np.zeros(count, np.float32)
-        for name, count in correctable(pruned, [product.node.name for product in products]).items()
+        for name, count in correctable(pruned, [part.node.name for part in fitting]).items()
     }
     add_to_outputs(pruned, {name: values.tolist() for name, values in offsets.items()})
-    names = list(dict.fromkeys(product.node.inputs[0].name for product in products))
+    names = list(dict.fromkeys(part.node.inputs[0].name for part in fitting))
     held = as_many_as_held(graph, names, samples)
     stages = (in_stages(each, names, held) for each in (graph, pruned))
     fresh_name = Uses(pruned).fresh_name
     weights: dict[str, Array] = {}
     for name, original, changed in zip(names, *stages, strict=True):
-        for product in products:
-            if product.node.inputs[0].name != name:
+        for part in fitting:
+            if part.node.inputs[0].name != name:
                 continue
-            fitted = product.fitted(graph, original, changed)
+            fitted = part.fitted(graph, original, changed)
             if fitted is not None:
-                product.weights.values, added = fitted
-                weights[product.weights.name] = product.weights.values
-                offsets[product.node.name] += added
-                add_more(product.node, added, fresh_name)
-    told_of = {product.node.name for product in products if product.weights.name in weights}
+                part.weights.values, added = fitted
+                weights[part.weights.name] = part.weights.values
+                offsets[part.node.name] += added
+                add_more(part.node, added, fresh_name)
+    told_of = {part.node.name for part in fitting if part.weights.name in weights}
     return Repair(weights, {name: tuple(map(float, offsets[name])) for name in offsets if name in told_of})

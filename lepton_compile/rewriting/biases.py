@@ -28,7 +28,7 @@ def correctable(graph: Graph, names: Iterable[str]) -> dict[str, int]:
     for scope in scopes(graph):
         for node in scope.nodes:
             if node.name in wanted and (weights := constant(operand(node, 1))) is not None:
-                if is_operator(node, "Conv"):
+                if is_operator(node, "Conv", "BatchNormalization"):
                     found[node.name] = weights.shape[0]
                 elif is_operator(node, "ConvTranspose"):
                     found[node.name] = weights.shape[1] * int(node.attrs.get("group", 1))
@@ -60,12 +60,24 @@ def add_more(node: gs.Node, offsets: Array, fresh_name: Callable[[str], str]) ->
         offsets: As many numbers as `correctable` says.
         fresh_name: What gives names that nothing in the graph has.
     """
-    owner, place = node, _bias_place(node)
-    if _bias(node) is None:
-        (owner,), place = node.outputs[0].outputs, 1
+    owner, place = _holder(node)
     known = owner.inputs[place]
     shaped = offsets.reshape(known.shape) if known.values.size == offsets.size else offsets
     owner.inputs[place] = gs.Constant(fresh_name(known.name), known.values + shaped)
+
+
+def added_to(node: gs.Node) -> gs.Constant:
+    """The constant that has in it what `add_to_outputs` has added to the outputs of a node."""
+    owner, place = _holder(node)
+    return owner.inputs[place]
+
+
+def _holder(node: gs.Node) -> tuple[gs.Node, int]:
+    """The node that adds to the outputs of one that is corrected already, and which of its inputs it adds."""
+    if _bias(node) is not None:
+        return node, _bias_place(node)
+    (behind,) = node.outputs[0].outputs
+    return behind, 1
 
 
 def _bias_place(node: gs.Node) -> int:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 # The packages whose arithmetic or code decides beside this one.
 _PACKAGES = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "apache-tvm")
+# Those that decide where they are installed.
+_OPTIONAL = ("torch",)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def plan_cache(
         "variants": variants,
         "sources": sources(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "optional": {package: _version_if_installed(package) for package in _OPTIONAL},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(graph.to_model(weights=False).SerializeToString(deterministic=True))
@@ -141,6 +144,13 @@ def _name(metric: str | Mapping[str, str] | Metric | None) -> object:
     if isinstance(metric, Mapping):
         return sorted((str(output), str(name)) for output, name in metric.items())
     return getattr(metric, "__qualname__", "function") if callable(metric) else metric or DEFAULT
+
+
+def _version_if_installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _version(distribution: str) -> str:

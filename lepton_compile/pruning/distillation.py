@@ -1,0 +1,329 @@
+"""End-to-end distillation: the weights of all layers of a pruned graph learn what the original answers.
+
+Only samples are needed, no labels and no training code. What is learned is
+
+    the error of the outputs + the mean of the errors of hints,
+
+hints being what layers inside read, of the channels that are left (Romero et al., "FitNets", 2015, arXiv:1412.6550):
+each sample tells thousands of numbers instead of a few, and what is learned stays near the computation of the original.
+An error is a mean square, of probabilities too (Brier's score), relative to the variance of the channel (of an output)
+or of the tensor (of a hint) over samples. So it has no unit, and outputs of any meaning and magnitude count alike.
+
+Adam (Kingma and Ba, 2015, arXiv:1412.6980) takes steps that are relative to the size of each layer's weights, on a
+cycle that warms up and cools down to nothing (Smith and Topin, 2019, arXiv:1708.07120). After each pass, samples that
+no step has seen judge; the weights that do best there are kept. Normalizations are in inference mode.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+
+from lepton_compile.gradients.network import Network
+from lepton_compile.model import Graph
+from lepton_compile.pruning.groups import Structure
+from lepton_compile.pruning.repair import Repair, Samples, apply
+from lepton_compile.pruning.telling import rounded
+from lepton_compile.rewriting.biases import added_to, correctable
+from lepton_compile.rewriting.patterns import constant, is_operator
+
+Array = npt.NDArray[Any]
+
+# Operators of which weights, their second input, learn.
+_TRAINED = "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LSTM", "GRU"
+# The largest steps with one sample each, as a share of the weights' root mean square. Steps of more samples are larger
+# by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
+_RATE = 3e-4
+# How many tensors inside are hints, at equal distances between layers.
+_HINTS = 8
+# The share of a cycle in which steps grow.
+_WARM = 0.2
+# Of the mean variance of channels, what a channel's variance counts as at least: one that hardly varies is no noise.
+_LEAST_VARIANCE = 0.1
+# Samples that variances are estimated from, about.
+_MEASURED = 64
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What was learned.
+
+    Attributes:
+        repair: Weights and offsets, for the pruned graph as it is before any repair; None if nothing was better than
+            what it began with.
+        before: The error on samples that judge, with what it began with.
+        after: The error with the weights that are kept.
+        epochs: Passes that were made.
+        late: Whether it was time that ended it.
+    """
+
+    repair: Repair | None
+    before: float
+    after: float
+    epochs: int
+    late: bool
+
+
+def distil(
+    original: Graph,
+    pruned: Graph,
+    start: Repair,
+    structure: Structure,
+    channels: Set[int],
+    learning: Samples,
+    judging: Samples,
+    *,
+    epochs: int,
+    batch: int,
+    seconds: float = math.inf,
+    threads: int = 1,
+) -> Distilled:
+    """Train the weights of a pruned graph against the original's answers.
+
+    The same arguments give the same weights on the same machine, unless time ends it.
+
+    Args:
+        original: The original.
+        pruned: What is left of it; it is changed.
+        start: What to begin with: what least squares found.
+        structure: What `find_groups` says of the original.
+        channels: What was removed.
+        learning: Inputs to learn from; `start` should have been found with these alone, too.
+        judging: Inputs that tell when to stop.
+        epochs: Passes over what to learn from, at most.
+        batch: Samples of a step.
+        seconds: After which it stops; the cycle is as long as the first steps make expect.
+        threads: Of PyTorch.
+
+    Raises:
+        UnsupportedOperatorError: A graph has an operator that cannot be differentiated.
+    """
+    nodes = _trainable(pruned)
+    counts = correctable(pruned, [node.name for node in nodes])
+    offsets = {name: (0.0,) * count for name, count in counts.items()} | dict(start.offsets)
+    apply(Repair(start.weights, offsets), pruned)
+    lesson = _Lesson.of(original, pruned, structure, channels, _hints(original, nodes))
+    layers = [_Layer.of(node, lesson.student, offsets.get(node.name)) for node in nodes]
+    with _on_threads(threads):
+        lesson = lesson.measured(learning)
+        return _train(lesson, layers, learning, judging, epochs=epochs, batch=batch, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that learns.
+
+    Attributes:
+        name: Its node.
+        told: What its weights are called.
+        size: The root mean square of its weights at the start, which steps are relative to.
+        weights: Its weights.
+        bias: What its offsets are part of; None where nothing can be added to its outputs.
+        rest: What of `bias` is no offset.
+    """
+
+    name: str
+    told: str
+    size: float
+    weights: nn.Parameter
+    bias: nn.Parameter | None
+    rest: Array
+
+    @classmethod
+    def of(cls, node: gs.Node, network: Network, offsets: Sequence[float] | None) -> _Layer:
+        """A layer of a graph that has offsets already."""
+        told = str(node.inputs[1].name)
+        weights = network.weights[told]
+        size = weights.detach().square().mean().sqrt().item()
+        if offsets is None:
+            return cls(node.name, told, size, weights, None, np.zeros(0))
+        bias = network.weights[added_to(node).name]
+        rest = bias.detach().numpy().reshape(-1).astype(np.float64) - np.array(offsets)
+        return cls(node.name, told, size, weights, bias, rest)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What it learns."""
+        return [self.weights] if self.bias is None else [self.weights, self.bias]
+
+    @property
+    def new_weights(self) -> Array:
+        """What it has learned, as a repair has it."""
+        return rounded(self.weights.detach().numpy())
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """What it has learned to add to its outputs."""
+        assert self.bias is not None
+        return tuple((self.bias.detach().numpy().reshape(-1) - self.rest).tolist())
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What the student has to answer.
+
+    Attributes:
+        teacher: The original.
+        student: What is left of it.
+        kept: Of each tensor that is compared, the indices of its axes that are left.
+        outputs: Those of them that are outputs; the others are hints.
+        scales: By which factors its squared errors count.
+    """
+
+    teacher: Network
+    student: Network
+    kept: Mapping[str, Sequence[Tensor]]
+    outputs: tuple[str, ...]
+    scales: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, original: Graph, pruned: Graph, structure: Structure, channels: Set[int], hints: Sequence[str]
+    ) -> _Lesson:
+        """A lesson of which no scale is known yet."""
+        gone = sorted(channels)
+        outputs = tuple(tensor.name for tensor in original.gs.outputs if np.dtype(tensor.dtype).kind == "f")
+        kept = {
+            name: [torch.from_numpy(np.flatnonzero(~np.isin(labels, gone))) for labels in structure.axes[name]]
+            for name in (*outputs, *hints)
+        }
+        return cls(Network(original, list(kept)), Network(pruned, list(kept)), kept, outputs, {})
+
+    def measured(self, samples: Samples) -> _Lesson:
+        """The same lesson, its scales by what the original computes of samples."""
+        chosen = samples[:: max(1, len(samples) // _MEASURED)]
+        means, squares = (dict.fromkeys(self.kept, torch.zeros(())) for _ in range(2))
+        for sample in chosen:
+            for name, value in self.wanted([sample]).items():
+                # Of batches of outputs, channels lie along axis 2; a hint is one channel.
+                own = 2 if name in self.outputs and value.dim() > 2 else None
+                others = [axis for axis in range(value.dim()) if axis != own]
+                means[name] = means[name] + value.double().mean(others, keepdim=True) / len(chosen)
+                squares[name] = squares[name] + value.double().square().mean(others, keepdim=True) / len(chosen)
+        scales = {}
+        for name in self.kept:
+            variance = (squares[name] - means[name] ** 2).clamp(min=0.0)
+            variance = torch.maximum(variance, _LEAST_VARIANCE * variance.mean())
+            alike = len(self.outputs) if name in self.outputs else len(self.kept) - len(self.outputs)
+            scales[name] = torch.where(variance > 0, 1 / (alike * variance), torch.zeros_like(variance)).float()
+        return replace(self, scales=scales)
+
+    def wanted(self, samples: Samples) -> dict[str, Tensor]:
+        """What the original computes, of what is left of it."""
+        with torch.no_grad():
+            found = _batched(self.teacher, samples)
+            for name, value in found.items():
+                for axis, places in enumerate(self.kept[name], 1):
+                    value = value if len(places) == value.shape[axis] else value.index_select(axis, places)
+                found[name] = value
+        return found
+
+    def error(self, samples: Samples) -> Tensor:
+        """What is learned, on average."""
+        wanted, found = self.wanted(samples), _batched(self.student, samples)
+        errors = [((found[name] - wanted[name]).square() * scale).mean() for name, scale in self.scales.items()]
+        return torch.stack(errors).sum()
+
+    def judged(self, samples: Samples, batch: int) -> float:
+        """The error over many samples."""
+        with torch.no_grad():
+            parts = [samples[place : place + batch] for place in range(0, len(samples), batch)]
+            return math.fsum(len(part) * self.error(part).item() for part in parts) / len(samples)
+
+
+def _train(
+    lesson: _Lesson,
+    layers: Sequence[_Layer],
+    learning: Samples,
+    judging: Samples,
+    *,
+    epochs: int,
+    batch: int,
+    seconds: float,
+) -> Distilled:
+    lesson.student.requires_grad_(False)
+    for layer in layers:
+        for parameter in layer.parameters:
+            parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam([{"params": layer.parameters} for layer in layers], betas=(0.9, 0.99))
+    begin, random = time.monotonic(), np.random.default_rng(0)
+    before = best = lesson.judged(judging, batch)
+    kept: Repair | None = None
+    planned, epoch = epochs, 0
+    while epoch < planned:
+        order = random.permutation(len(learning))
+        for place in range(0, len(order), batch):
+            if time.monotonic() - begin > seconds:
+                break
+            share = (epoch + place / len(order)) / planned
+            for layer, group in zip(layers, optimizer.param_groups, strict=True):
+                group["lr"] = _RATE * math.sqrt(batch) * layer.size * _cycle(share)
+            optimizer.zero_grad()
+            torch.autograd.backward(lesson.error([learning[number] for number in order[place : place + batch]]))
+            optimizer.step()
+        epoch += 1
+        error = lesson.judged(judging, batch)
+        if error < best:
+            best = error
+            kept = Repair(
+                {layer.told: layer.new_weights for layer in layers},
+                {layer.name: layer.offsets for layer in layers if layer.bias is not None},
+            )
+        if epoch == 1:  # so that the cycle ends in time
+            planned = int(min(epochs, seconds / (time.monotonic() - begin)))
+    return Distilled(kept, before, best, epoch, planned < epochs)
+
+
+def _cycle(share: float) -> float:
+    """How large steps are, of the largest, when this share of them is done."""
+    if share < _WARM:
+        return share / _WARM
+    return (1 + math.cos(math.pi * (share - _WARM) / (1 - _WARM))) / 2
+
+
+def _batched(network: Network, samples: Samples) -> dict[str, Tensor]:
+    """What a network computes of several samples, along a new first axis."""
+    stacked = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]}
+    found: dict[str, Tensor] = torch.func.vmap(network)(stacked)
+    return found
+
+
+def _trainable(graph: Graph) -> list[gs.Node]:
+    """The layers of weights of their own."""
+    return [node for node in graph.gs.nodes if is_operator(node, *_TRAINED) and _of_its_own(node)]
+
+
+def _of_its_own(node: gs.Node) -> bool:
+    weights = constant(node.inputs[1])
+    return weights is not None and weights.dtype == np.float32 and len(node.inputs[1].outputs) == 1
+
+
+def _hints(original: Graph, layers: Sequence[gs.Node]) -> list[str]:
+    """What some of the layers read."""
+    given = {tensor.name for tensor in (*original.gs.inputs, *original.gs.outputs)}
+    known = original.gs.tensors()
+    read = [node.inputs[0].name for node in layers if node.inputs[0].name in known]
+    inside = [name for name in dict.fromkeys(read) if name not in given]
+    places = np.unique(np.linspace(0, len(inside) - 1, _HINTS).round().astype(int)) if inside else ()
+    return [inside[place] for place in places]
+
+
+@contextmanager
+def _on_threads(count: int) -> Iterator[None]:
+    """So many threads within one operator of PyTorch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
