@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
+from lepton_compile.pruning.optimizer import multiply_adds
 from lepton_compile.pruning.products import find_products
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import apply, find_repair
@@ -25,10 +26,12 @@ from lepton_compile.pruning.repair import apply, find_repair
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
-# How many samples tell what answers lose.
-_SAMPLES = 64
-# How many vectors a layer is fitted with for each of its inputs, at least.
+# How many samples tell what answers lose: at least, at most, and as many as so many multiply-adds allow.
+_SAMPLES = 8, 64
+_MULTIPLY_ADDS = 2.0**34
+# How many vectors a layer is fitted with for each of its inputs, and how many times as many samples that may take.
 _VECTORS = 4
+_MOST_FITTED = 4
 
 
 def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samples: Samples) -> list[Order]:
@@ -40,7 +43,8 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
         orders: The order of each group whose channels may go.
         samples: Inputs of the graph.
     """
-    distance = -(-len(samples) // _SAMPLES)
+    few = int(np.clip(_MULTIPLY_ADDS / max(multiply_adds(graph), 1.0), *_SAMPLES))
+    distance = -(-len(samples) // few)
     judging = samples[::distance]
     # What is fitted to samples shows on others what it is worth.
     fitting = [sample for number, sample in enumerate(samples) if number % distance] or judging
@@ -53,7 +57,7 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
             found.append(order)
             continue
         channels = set(order.channels[:half])
-        enough = fitting[: max(_SAMPLES, _enough(graph, structure, channels))]
+        enough = fitting[: max(few, min(_enough(graph, structure, channels), _MOST_FITTED * few))]
         repair = find_repair(
             graph, remove(graph.copy(), structure, channels), structure, channels, enough, at_once=True
         )
