@@ -34,7 +34,7 @@ _PRODUCTS = 3
 # Multiply-adds that a core starts in a cycle, and what share of them PyTorch reaches, forwards and backwards.
 _MULTIPLIERS, _REACHED = 2, 0.15
 # With fewer multiply-adds of a step, threads would wait for each other at every layer, above all where something else
-# runs: with 2.6e9 on two busy cores, two threads took ten times as long as one.
+# runs: with 2.6e9 on two busy cores, two threads took more than five times as long as one.
 _FOR_THREADS = 1e10
 # Of machines that do not say: hertz.
 _FREQUENCY = 2e9
