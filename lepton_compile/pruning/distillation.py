@@ -48,7 +48,8 @@ _RATE = 3e-4
 _HINTS = 8
 # The share of a cycle in which steps grow.
 _WARM = 0.2
-# Of the mean variance of channels, what a channel's variance counts as at least: one that hardly varies is no noise.
+# Of the median of channels' variances, what a channel's counts as at least, since one that hardly varies is but noise.
+# Not of the mean: units may differ, as those of boxes and scores.
 _LEAST_VARIANCE = 0.1
 # Samples that variances are estimated from, about.
 _MEASURED = 64
@@ -64,7 +65,7 @@ class Distilled:
         before: The error on samples that judge, with what it began with.
         after: The error with the weights that are kept.
         epochs: Passes that were made.
-        late: Whether it was time that ended it.
+        late: Whether there was no time for more.
     """
 
     repair: Repair | None
@@ -102,12 +103,13 @@ def distil(
         judging: Inputs that tell when to stop.
         epochs: Passes over what to learn from, at most.
         batch: Samples of a step.
-        seconds: After which it stops; the cycle is as long as the first steps make expect.
+        seconds: After which it stops; the cycle is as long as the first pass makes expect.
         threads: Of PyTorch.
 
     Raises:
         UnsupportedOperatorError: A graph has an operator that cannot be differentiated.
     """
+    deadline = time.monotonic() + seconds
     nodes = _trainable(pruned)
     counts = correctable(pruned, [node.name for node in nodes])
     offsets = {name: (0.0,) * count for name, count in counts.items()} | dict(start.offsets)
@@ -116,7 +118,7 @@ def distil(
     layers = [_Layer.of(node, lesson.student, offsets.get(node.name)) for node in nodes]
     with _on_threads(threads):
         lesson = lesson.measured(learning)
-        return _train(lesson, layers, learning, judging, epochs=epochs, batch=batch, seconds=seconds)
+        return _train(lesson, layers, learning, judging, epochs=epochs, batch=batch, deadline=deadline)
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class _Lesson:
         scales = {}
         for name in self.kept:
             variance = (squares[name] - means[name] ** 2).clamp(min=0.0)
-            variance = torch.maximum(variance, _LEAST_VARIANCE * variance.mean())
+            variance = torch.maximum(variance, _LEAST_VARIANCE * variance.median())
             alike = len(self.outputs) if name in self.outputs else len(self.kept) - len(self.outputs)
             scales[name] = torch.where(variance > 0, 1 / (alike * variance), torch.zeros_like(variance)).float()
         return replace(self, scales=scales)
@@ -249,21 +251,22 @@ def _train(
     *,
     epochs: int,
     batch: int,
-    seconds: float,
+    deadline: float,
 ) -> Distilled:
+    begin = time.monotonic()
     lesson.student.requires_grad_(False)
     for layer in layers:
         for parameter in layer.parameters:
             parameter.requires_grad_(True)
     optimizer = torch.optim.Adam([{"params": layer.parameters} for layer in layers], betas=(0.9, 0.99))
-    begin, random = time.monotonic(), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     before = best = lesson.judged(judging, batch)
     kept: Repair | None = None
-    planned, epoch = epochs, 0
-    while epoch < planned:
+    planned, epoch, late = epochs, 0, False
+    while epoch < planned and not late:
         order = random.permutation(len(learning))
         for place in range(0, len(order), batch):
-            if time.monotonic() - begin > seconds:
+            if late := time.monotonic() > deadline:
                 break
             share = (epoch + place / len(order)) / planned
             for layer, group in zip(layers, optimizer.param_groups, strict=True):
@@ -280,8 +283,9 @@ def _train(
                 {layer.name: layer.offsets for layer in layers if layer.bias is not None},
             )
         if epoch == 1:  # so that the cycle ends in time
-            planned = int(min(epochs, seconds / (time.monotonic() - begin)))
-    return Distilled(kept, before, best, epoch, planned < epochs)
+            left = deadline - time.monotonic()
+            planned = int(min(epochs, 1 + max(0.0, left / (time.monotonic() - begin))))
+    return Distilled(kept, before, best, epoch, late or planned < epochs)
 
 
 def _cycle(share: float) -> float:

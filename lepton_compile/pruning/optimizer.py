@@ -22,8 +22,8 @@ from lepton_compile.target import Target
 
 FEWEST_SAMPLES = 40
 """With fewer, one in five of them would not tell when to stop."""
-SECONDS = 120.0
-"""What it may take: a compilation is waited for."""
+SECONDS = 60.0
+"""What Adam may take: a compilation is waited for, and may prune a model up to three times."""
 
 # Passes over all samples: below the one too few for a cycle of the rate of learning, beyond the other not worth it.
 _FEWEST_EPOCHS, _MOST_EPOCHS = 4, 20
@@ -33,8 +33,9 @@ _LARGEST_BATCH, _FEWEST_STEPS = 16, 32
 _PRODUCTS = 3
 # Multiply-adds that a core starts in a cycle, and what share of them PyTorch reaches, forwards and backwards.
 _MULTIPLIERS, _REACHED = 2, 0.15
-# Multiply-adds of a step with fewer of which threads would wait for each other at every layer.
-_FOR_THREADS = 1e9
+# With fewer multiply-adds of a step, threads would wait for each other at every layer, above all where something else
+# runs: with 2.6e9 on two busy cores, two threads took more than five times as long as one.
+_FOR_THREADS = 1e10
 # Of machines that do not say: hertz.
 _FREQUENCY = 2e9
 # What share of the memory activations may take, and how many times each is held: for its gradient, and to compute.

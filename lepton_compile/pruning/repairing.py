@@ -86,7 +86,7 @@ def _distilled(
         )
     except UnsupportedOperatorError as error:
         return None, f"least squares alone, as {error}"
-    ended = f"after {made.epochs} passes{', which time ended,' if made.late else ''}"
+    ended = f"after {made.epochs} passes{', for more of which there was no time,' if made.late else ''}"
     if made.repair is None:
         return None, f"{ended} nothing was better than what least squares had found"
     return (

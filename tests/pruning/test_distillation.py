@@ -110,7 +110,7 @@ def test_time_ends_it() -> None:
         (WORK, MACHINE, False, "extra 'distillation', which is not installed"),
         (WORK, None, True, "what this machine can compute is not known"),
         (replace(WORK, activations=10**9), MACHINE, True, "activations of one sample are 1000 MB, of 1000 MB"),
-        (replace(WORK, original=1e11), MACHINE, True, "in 120 s Adam would not pass 4 times"),
+        (replace(WORK, original=1e11), MACHINE, True, "in 60 s Adam would not pass 4 times"),
     ],
 )
 def test_where_least_squares_are_chosen(work: Work, machine: Target | None, installed: bool, why: str) -> None:
@@ -124,8 +124,11 @@ def test_where_adam_is_chosen() -> None:
     assert rich.threads == 1  # a step is too little for more
     assert "200 samples take 0.5 billion multiply-adds a pass" in rich.reason
     # On a slower machine, or with less memory, as much as there is.
-    slow = choose(replace(WORK, original=1e9), MACHINE, installed=True)
-    assert 4 <= slow.epochs < 20 and slow.threads == 4
+    slow = choose(replace(WORK, original=1e8), MACHINE, installed=True)
+    assert 4 <= slow.epochs < 20 and slow.threads == 1
+    server = replace(MACHINE, resources=replace(MACHINE.resources, cores=64))
+    large = choose(replace(WORK, original=4e9), server, installed=True)
+    assert 4 <= large.epochs < 20 and large.threads == 64
     assert choose(replace(WORK, activations=40 * 10**6), MACHINE, installed=True).batch == 2
 
 
