@@ -250,17 +250,19 @@ def _twice(inputs: int, inner: int, outputs: int) -> nn.Module:
 
 
 class _Transformer(nn.Module):
-    """Patches with their places through layers that are normalised in front; the mean of all tokens is classified."""
+    """Patches with their places through layers that are normalised in front; the mean of all tokens is classified.
+
+    All of a token is normalised together, so that its width stays; heads and inner features go.
+    """
 
     def __init__(self, width: Widths, *, layers: int, wide: int, heads: int, patch: int) -> None:
         super().__init__()
-        stream = width(wide)
-        self.patches = nn.Conv2d(1, stream, patch, patch)
-        self.places = nn.Parameter(0.02 * torch.randn(1, (28 // patch) ** 2, stream))
+        self.patches = nn.Conv2d(1, wide, patch, patch)
+        self.places = nn.Parameter(0.02 * torch.randn(1, (28 // patch) ** 2, wide))
         self.layers = nn.Sequential(
-            *(_Layer(stream, width(heads), wide // heads, width(4 * wide)) for _ in range(layers))
+            *(_Layer(wide, width(heads), wide // heads, width(4 * wide)) for _ in range(layers))
         )
-        self.classes = nn.Sequential(nn.LayerNorm(stream), nn.Linear(stream, 10))
+        self.classes = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
