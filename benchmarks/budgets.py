@@ -41,8 +41,8 @@ from lepton_compile.model import Graph, import_model  # noqa: E402
 from lepton_compile.planning.adapt import choose_passes  # noqa: E402
 from lepton_compile.pruning.groups import find_groups  # noqa: E402
 from lepton_compile.pruning.importance import Importance, orders  # noqa: E402
-from lepton_compile.pruning.latency import channels_of  # noqa: E402
 from lepton_compile.pruning.removal import remove  # noqa: E402
+from lepton_compile.pruning.uses import channels_of  # noqa: E402
 from lepton_compile.pruning.widths import units_of  # noqa: E402
 from lepton_compile.rewriting import Stage  # noqa: E402
 from lepton_compile.rewriting.manager import run_passes  # noqa: E402
