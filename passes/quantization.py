@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from lepton_compile.model import Graph
+from lepton_compile.model.fingerprints import fingerprint
 from lepton_compile.quantization.layers import find_groups, find_layers
 from lepton_compile.quantization.narrowing import find_products
 from lepton_compile.quantization.planning import plan, predicted_gain
@@ -76,7 +77,10 @@ class Quantization(Pass):
         groups = find_groups(graph, layers)
         if context.contract is None:
             return Proposal(self, predicted_gain(graph, layers, halves), tuple(refusals))
-        planned = plan(graph, groups, halves, limited, context, self.saved)
+        # What an earlier pass asked about the same graph, to know what would become of it, is asked once.
+        amounts = tuple((limit.resource, limit.most) for limit in limited)
+        key = self.name, fingerprint(graph), amounts, self.saved
+        planned = context.contract.once(key, lambda: plan(graph, groups, halves, limited, context, self.saved))
         refusals += planned.refusals
         if planned.recipe is None:
             return Decline(planned.reason, tuple(refusals), planned.findings)

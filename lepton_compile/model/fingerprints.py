@@ -29,3 +29,11 @@ def hash_of_weights(graph: Graph) -> str:
             repr(values.tolist()).encode() if values.dtype.hasobject else values.reshape(-1).view(np.uint8).data
         )
     return digest.hexdigest()
+
+
+def fingerprint(graph: Graph) -> str:
+    """A hash of a graph's operators, shapes, names and known tensors: equal for a graph and its copies."""
+    names = "\n".join(
+        f"{node.name} {[tensor.name for tensor in (*node.inputs, *node.outputs)]}" for node in graph.nodes()
+    )
+    return hashlib.sha256(f"{structure_of(graph)} {hash_of_weights(graph)} {names}".encode()).hexdigest()
