@@ -27,6 +27,8 @@ Samples = Sequence[Mapping[str, Array]]
 
 # How many samples tell what answers lose.
 _SAMPLES = 64
+# How many a layer is fitted with, at least.
+_FITTING = 32
 # How many vectors a layer is fitted with for each of its inputs, at least.
 _VECTORS = 4
 
@@ -53,7 +55,7 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
             found.append(order)
             continue
         channels = set(order.channels[:half])
-        enough = fitting[: max(_SAMPLES, _enough(graph, structure, channels))]
+        enough = fitting[: max(_FITTING, _enough(graph, structure, channels))]
         repair = find_repair(
             graph, remove(graph.copy(), structure, channels), structure, channels, enough, at_once=True
         )
