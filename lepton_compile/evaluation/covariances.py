@@ -96,11 +96,16 @@ def least_squares(known: Covariances, wanted: Array, near: Array, share: float) 
         near: V.
         share: d, as a share of the mean variance of y.
     """
-    damping = share * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
-    damped = known.moments + np.where(damping > 0, damping, 1.0) * np.eye(near.shape[1])
     # W' - V, so that weights that nothing moves stay what they are, exactly.
     left = known.mixed.astype(np.float64) @ wanted - known.moments.astype(np.float64) @ near
-    return np.asarray(near + np.linalg.solve(damped, left), np.float32)
+    return np.asarray(near + np.linalg.solve(damped(known, share), left), np.float32)
+
+
+def damped(known: Covariances, share: float) -> npt.NDArray[np.float64]:
+    """C[y'y] + d, by groups; d is this share of the mean variance of y."""
+    damping = share * np.diagonal(known.moments, axis1=1, axis2=2).mean(axis=1)[:, None, None]
+    whole: npt.NDArray[np.float64] = known.moments + np.where(damping > 0, damping, 1.0) * np.eye(known.mean.shape[1])
+    return whole
 
 
 def rows_of(node: gs.Node, x: Array, random: np.random.Generator, most: int, place: int = 1) -> Array:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compile.evaluation.covariances import FEWEST_VECTORS, Covariances, covariances, least_squares
+from lepton_compile.evaluation.covariances import FEWEST_VECTORS, Covariances, covariances, damped, least_squares
 
 Array = npt.NDArray[Any]
 
@@ -90,11 +90,12 @@ def fit(read: Sequence[Array], wanted: Sequence[Array], near: Array, limits: Lim
     if limits != EVERYWHERE:
         outputs = np.concatenate(wanted, axis=1)
         around = np.concatenate(read, axis=1) - known.mean[:, None]
+        inverse = np.linalg.inv(damped(known, damping)).astype(np.float32)
         for _ in range(_ROUNDS):
             goal = limits.goal(around @ weights + known.other_mean[:, None], outputs)
             mixed = around.swapaxes(1, 2) @ goal / np.float32(known.vectors)
             known = replace(known, other_mean=goal.mean(axis=1), mixed=mixed)
-            weights = _weights(known, near, damping)
+            weights = near + inverse @ (mixed - known.moments @ near)
     return Fit(weights, known.mean, known.other_mean)
 
 

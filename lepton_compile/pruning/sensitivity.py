@@ -57,7 +57,7 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
             found.append(order)
             continue
         channels = set(order.channels[:half])
-        enough = fitting[: max(few, min(_enough(graph, structure, channels), _MOST_FITTED * few))]
+        enough = fitting[: max(few // 2, min(_enough(graph, structure, channels), _MOST_FITTED * few))]
         repair = find_repair(
             graph, remove(graph.copy(), structure, channels), structure, channels, enough, at_once=True
         )

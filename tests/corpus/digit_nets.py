@@ -104,8 +104,11 @@ def densenet(width: Widths) -> nn.Module:
 
 
 def unet(width: Widths) -> nn.Module:
-    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) of three levels, padded and normalised: skips."""
-    return _UNet(width, (16, 32, 64), 11)
+    """U-Net (Ronneberger et al., 2015, arXiv:1505.04597) at half its widths: skips.
+
+    Its first three levels, padded and normalised.
+    """
+    return _UNet(width, (32, 64, 128), 11)
 
 
 def mlp(width: Widths) -> nn.Module:
