@@ -111,6 +111,10 @@ class Compilation:
             plans, bench.times = known
             return in_order(self._adapted(graph, bench, context, plan=plan) for plan in plans)
         if self.search is not None:
+            if folder is None:
+                self.line(
+                    "what the search tries is not kept, as data, metric or passes have no fingerprint: give a key"
+                )
             points, taken = explore(
                 graph, self.target, context, self.search, passes=self.passes, folder=folder, progress=self.line
             )
