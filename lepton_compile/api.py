@@ -102,7 +102,7 @@ def compile(
         UnsupportedOperatorError: It uses operators that cannot be compiled.
         BudgetError: It takes more memory than the target has, or than its budget allows.
         CalibrationError: The calibration data, or the metric, cannot be used.
-        LeptonError: Optuna is not installed, or where searches are kept cannot be used.
+        LeptonError: Optuna is not installed.
         TargetError: There is no such target.
         PassError: A pass broke the model.
         BudgetError: The library, or a run of it, takes more than the budget; a run's time as it is measured on this

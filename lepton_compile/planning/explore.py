@@ -26,13 +26,13 @@ def explore(
     folder: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[list[Point], Point]:
-    """Search for the best plan.
+    """Search for the best plan, beside the one that is found by rule.
 
     Args:
         graph: The imported graph; it is left as it is.
         target: What the model is compiled for.
         context: The contract that every plan has to hold, and what tells what graphs take.
-        seconds: How long to search.
+        seconds: How long to search, once there is a plan by rule.
         passes: The passes that take part; None: every registered one.
         folder: Where to keep what is tried; None: in memory.
         progress: Called with one line for each plan that was tried.
@@ -42,7 +42,7 @@ def explore(
 
     Raises:
         BudgetError: No plan that was tried keeps the budgets; says how near they came.
-        LeptonError: Optuna is not installed, or the folder cannot be used.
+        LeptonError: Optuna is not installed.
     """
     chosen = choose_passes(passes)
     # What passes are told says how fast plans are; which is fast enough is seen then.
@@ -54,7 +54,8 @@ def explore(
         return point_of(made, plan, context, settings)
 
     knobs = {f"{each.name}.{name}": values for each in chosen for name, values in each.choices.items()}
-    points = search(knobs, evaluate, seconds, folder, progress)
+    by_rule = adapt(graph, target, context=context, passes=passes)
+    points = [point_of(*by_rule, context, name="by rule"), *search(knobs, evaluate, seconds, folder, progress)]
     limited = limits(graph, target, context)
     taken = best(points, limited)
     if taken is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +44,16 @@ def search(
         knobs: The settings.
         evaluate: Makes a plan with some of them, and measures it.
         seconds: How long to search; what earlier searches in the folder took counts.
-        folder: Where to keep what is tried, and find what was; None: in memory.
+        folder: Where to keep what is tried, and find what was; in memory where there is none, or it cannot be used.
         progress: Called with one line for each.
 
     Returns:
         What was tried, each settings once.
 
     Raises:
-        LeptonError: Optuna is not installed, or the folder cannot be used.
+        LeptonError: Optuna is not installed.
     """
+    folder = _usable(folder)
     study = _study(knobs, folder)
     found: dict[str, Point] = {}
     spent = 0.0
@@ -87,6 +89,19 @@ def search(
     return list(found.values())
 
 
+def _usable(folder: Path | None) -> Path | None:
+    """A folder that can be written to; None, with a warning, where it cannot."""
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _JOURNAL).open("ab").close()
+    except OSError as error:
+        warnings.warn(f"what the search tries cannot be kept in {folder}: {error.strerror}", stacklevel=3)
+        return None
+    return folder
+
+
 def _study(knobs: Knobs, folder: Path | None) -> optuna.Study:
     try:
         import optuna
@@ -95,15 +110,8 @@ def _study(knobs: Knobs, folder: Path | None) -> optuna.Study:
     except ImportError as error:
         raise LeptonError("a search needs Optuna: pip install 'lepton-compile[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
-        except OSError as error:
-            raise LeptonError(f"{folder}, where searches are kept, cannot be used: {error.strerror}") from error
     return optuna.create_study(
-        storage=storage,
+        storage=None if folder is None else JournalStorage(JournalFileBackend(str(folder / _JOURNAL))),
         sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=len(_corners(knobs))),
         study_name="plans",
         directions=["minimize"] * 4,

@@ -44,11 +44,6 @@ class Normalization:
         """Its scale."""
         return self.node.inputs[1]
 
-    @property
-    def loses_inputs(self) -> bool:
-        """No channel of it depends on others."""
-        return False
-
     def fitted(self, graph: Graph, original: Sequence[Array], changed: Sequence[Array]) -> tuple[Array, Array] | None:
         """The scale that it takes, and what its outputs get added; None if nothing is known, or nothing changed.
 

@@ -57,9 +57,7 @@ def apply(repair: Repair, pruned: Graph) -> Graph:
     return pruned
 
 
-def find_repair(
-    graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples, *, at_once: bool = False
-) -> Repair:
+def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Repair:
     """What lets the layers of a pruned graph answer as the original's do.
 
     Args:
@@ -68,12 +66,10 @@ def find_repair(
         structure: What `find_groups` says of the original.
         channels: What is removed.
         samples: Inputs, at least one; of many, as many as memory is allowed for.
-        at_once: Whether only layers that read the channels themselves make up for them.
     """
     facts = graph, pruned, structure, channels
-    parts: list[Product | Normalization] = [*find_products(*facts), *find_normalizations(*facts)]
     order = {node.name: place for place, node in enumerate(pruned.gs.nodes)}
-    fitting = [part for part in parts if part.loses_inputs or not at_once]
+    fitting: list[Product | Normalization] = [*find_products(*facts), *find_normalizations(*facts)]
     fitting.sort(key=lambda part: order[part.node.name])
     offsets = {
         name: np.zeros(count, np.float32)

@@ -8,30 +8,52 @@ that half costs together, and are parted among channels by what they cost the la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compile.evaluation.stages import as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
 from lepton_compile.pruning.optimizer import multiply_adds
-from lepton_compile.pruning.products import find_products
+from lepton_compile.pruning.products import Product, find_products
 from lepton_compile.pruning.removal import remove
-from lepton_compile.pruning.repair import apply, find_repair
+from lepton_compile.pruning.repair import Repair, apply
 
 Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
 # How many samples tell what answers lose: at least, at most, and as many as so many multiply-adds allow.
-_SAMPLES = 8, 64
+_SAMPLES = 4, 64
 _MULTIPLY_ADDS = 2.0**34
-# How many vectors a layer is fitted with for each of its inputs, and how many times as many samples that may take.
-_VECTORS = 4
-_MOST_FITTED = 4
+# How many vectors a layer is fitted with for each of its inputs, from how many samples at least, and how many
+# multiply-adds those may take.
+_VECTORS, _FEWEST = 8, 8
+_FITTING = 2.0**38
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """A graph without half of one group.
+
+    Attributes:
+        channels: Those that are gone.
+        pruned: What is left.
+        products: What its layers multiply that read them.
+        weights: What makes up for them, as far as it is known, as of a `Repair`.
+        offsets: The same.
+    """
+
+    channels: frozenset[int]
+    pruned: Graph
+    products: Sequence[Product]
+    weights: dict[str, Array] = field(default_factory=dict)
+    offsets: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samples: Samples) -> list[Order]:
@@ -43,35 +65,58 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
         orders: The order of each group whose channels may go.
         samples: Inputs of the graph.
     """
-    few = int(np.clip(_MULTIPLY_ADDS / max(multiply_adds(graph), 1.0), *_SAMPLES))
-    distance = -(-len(samples) // few)
+    work = max(multiply_adds(graph), 1.0)
+    distance = -(-len(samples) // int(np.clip(_MULTIPLY_ADDS / work, *_SAMPLES)))
     judging = samples[::distance]
     # What is fitted to samples shows on others what it is worth.
     fitting = [sample for number, sample in enumerate(samples) if number % distance] or judging
+    halves = [_halved(graph, structure, order) for order in orders]
+    enough = max((_enough(each) for half in halves for each in half.products), default=1)
+    _fit(graph, structure, halves, fitting[: int(np.clip(enough, len(judging), max(_FITTING / work, len(judging))))])
     exact = _answers(graph, judging)
     found = []
-    for order in orders:
-        half = len(order.channels) // 2
-        lost = math.fsum(order.costs[:half])
-        if not lost > 0:
-            found.append(order)
-            continue
-        channels = set(order.channels[:half])
-        enough = fitting[: max(few // 2, min(_enough(graph, structure, channels), _MOST_FITTED * few))]
-        repair = find_repair(
-            graph, remove(graph.copy(), structure, channels), structure, channels, enough, at_once=True
-        )
-        answers = _answers(apply(repair, remove(graph.copy(), structure, channels)), judging)
-        scale = _difference(answers, exact) / lost
-        found.append(replace(order, costs=tuple(scale * cost for cost in order.costs)))
+    for order, half in zip(orders, halves, strict=True):
+        lost = math.fsum(order.costs[: len(half.channels)])
+        if lost > 0:
+            scale = _difference(_answers(apply(Repair(half.weights, half.offsets), half.pruned), judging), exact) / lost
+            order = replace(order, costs=tuple(scale * cost for cost in order.costs))
+        found.append(order)
     return found
 
 
-def _enough(graph: Graph, structure: Structure, channels: Set[int]) -> int:
-    """How many samples the layers that read these channels are fitted with."""
+def _halved(graph: Graph, structure: Structure, order: Order) -> _Halved:
+    channels = frozenset(order.channels[: len(order.channels) // 2])
     pruned = remove(graph.copy(), structure, channels)
-    reading = (each for each in find_products(graph, pruned, structure, channels) if each.loses_inputs)
-    return max((math.ceil(_VECTORS * each.inputs / each.vectors) for each in reading), default=0)
+    reading = [each for each in find_products(graph, pruned, structure, channels) if each.loses_inputs]
+    return _Halved(channels, pruned, reading)
+
+
+def _enough(product: Product) -> int:
+    """How many samples a layer is fitted with."""
+    return max(_FEWEST, math.ceil(_VECTORS * product.inputs / product.vectors))
+
+
+def _fit(graph: Graph, structure: Structure, halves: Sequence[_Halved], samples: Samples) -> None:
+    """Find what makes up for each group.
+
+    What the layers that read a group's channels read besides is as it was, so one pass over the original serves all.
+    """
+    reading: dict[str, list[tuple[_Halved, Product]]] = defaultdict(list)
+    for half in halves:
+        for product in half.products:
+            reading[product.node.inputs[0].name].append((half, product))
+    names = [tensor.name for node in graph.gs.nodes for tensor in node.outputs if tensor.name in reading]
+    held = as_many_as_held(graph, names, samples)
+    for name, values in zip(names, in_stages(graph, names, held), strict=True):
+        for half, product in reading[name]:
+            gone = sorted(half.channels)
+            kept = [np.flatnonzero(np.isin(labels, gone, invert=True)) for labels in structure.axes[name]]
+            original = values[: _enough(product)]
+            fitted = product.fitted(graph, original, [value[np.ix_(*kept)] for value in original])
+            if fitted is not None:
+                half.weights[product.weights.name], added = fitted
+                before = np.array(half.offsets.get(product.node.name, 0.0))
+                half.offsets[product.node.name] = tuple(map(float, before + added))
 
 
 def _answers(graph: Graph, samples: Samples) -> list[Mapping[str, Array]]:
