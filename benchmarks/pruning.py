@@ -153,7 +153,7 @@ def main() -> None:
             nets = {each: asdict(result) for each, result in results.items()}
             record = {"machine": describe_machine(), "samples": SAMPLES, "nets": nets}
             arguments.json.write_text(json.dumps(record, indent=1) + "\n")
-    Console().print(table(results))
+    Console().print(accuracy_table(results), speed_table(results))
 
 
 def measure(name: str, seeds: int, seconds: float, faster: float) -> Result:
@@ -254,23 +254,32 @@ def worth_of(name: str, graph: Graph) -> float:
     return worth(name, lambda image: session.run({x.name: image})[y.name])
 
 
-def table(results: Mapping[str, Result]) -> Table:
-    """A row for each net."""
-    made = Table(title="At half of the multiply-adds: points, and times as fast as the original")
+def accuracy_table(results: Mapping[str, Result]) -> Table:
+    """Points, a row for each net."""
+    made = Table(title="Points at half of the multiply-adds")
     made.add_column("net")
-    columns = ("parameters", "multiply-adds", "share", "original", "ours", "plain L1", "from nothing", "drop")
-    for column in (*columns, "original ms", "pruned ms", "times faster", "at share", "points then"):
+    for column in ("weights", "million", "share", "original", "ours", "plain L1", "from nothing", "drop"):
         made.add_column(column, justify="right")
     for name, result in results.items():
+        counts = (f"{result.parameters}", f"{result.multiplications / 1e6:.2f}")
         original, ours = result.mean(lambda each: each.original), result.mean(lambda each: each.ours)
-        cells = [f"{result.parameters}", f"{result.multiplications:.0f}", f"{result.mean(lambda each: each.share):.3f}"]
         others = (result.mean(lambda each: each.plain), result.mean(lambda each: each.from_nothing))
-        cells += [f"{100 * value:.2f}" for value in (original, ours, *others, original - ours)]
-        if result.speed is not None:
-            speed = result.speed
-            cells += [f"{1e3 * each.median:.4f}" for each in (speed.original, speed.pruned)]
-            cells += [f"{speed.times_faster:.2f}", f"{speed.share:.3f}", f"{100 * speed.worth:.2f}"]
-        made.add_row(name, *cells)
+        points = (f"{100 * value:.2f}" for value in (original, ours, *others, original - ours))
+        made.add_row(name, *counts, f"{result.mean(lambda each: each.share):.3f}", *points)
+    return made
+
+
+def speed_table(results: Mapping[str, Result]) -> Table:
+    """Latency, a row for each net that was timed."""
+    made = Table(title="Pruned for latency")
+    made.add_column("net")
+    for column in ("original us", "pruned us", "times faster", "share", "weights", "points"):
+        made.add_column(column, justify="right")
+    for name, result in results.items():
+        if (speed := result.speed) is not None:
+            medians = (f"{1e6 * each.median:.1f}" for each in (speed.original, speed.pruned))
+            figures = (f"{speed.times_faster:.2f}", f"{speed.share:.3f}", f"{speed.parameters}")
+            made.add_row(name, *medians, *figures, f"{100 * speed.worth:.2f}")
     return made
 
 

@@ -40,6 +40,24 @@ def test_a_model_that_is_not_there_is_refused() -> None:
     assert done.returncode == 2 and "there is no model alexnet; there are ppocr-det, ppocr-rec" in done.stderr
 
 
+def test_a_net_that_is_not_there_is_refused() -> None:
+    command = [sys.executable, FOLDER / "pruning.py", "--nets", "alexnet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no net alexnet; there are lenet, resnet" in done.stderr
+
+
+@pytest.mark.models
+def test_a_net_is_pruned_beside_others(tmp_path: Path) -> None:
+    arguments = ["--nets", "mlp", "--seeds", "1", "--seconds", "1", "--json", "result.json"]
+    command = [sys.executable, FOLDER / "pruning.py", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "Points at half of the multiply-adds" in done.stdout
+    measured = json.loads((tmp_path / "result.json").read_text())["nets"]["mlp"]
+    (accuracies,) = measured["accuracies"]
+    assert accuracies["share"] <= 0.5 and min(accuracies["ours"], accuracies["from_nothing"]) > 0.9
+    assert measured["speed"]["pruned"]["median"] < measured["speed"]["original"]["median"]
+
+
 @pytest.mark.models
 def test_a_model_is_quantized_beside_others(tmp_path: Path) -> None:
     arguments = ["--models", "ppocr-cls", "--threads", "1", "--samples", "6", "--seconds", "0", "--json", "result.json"]

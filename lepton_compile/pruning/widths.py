@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
 from lepton_compile.pruning.uses import Use
@@ -20,11 +22,12 @@ def units_of(structure: Structure, lanes: int) -> list[int]:
     """
     found = []
     for group in structure.prunable:
-        # Of heads, a channel is as wide as a head.
+        # Of heads, a channel is as wide as a head; of gates, which lie behind each other, each has all units.
         name, axis = group.places[0]
-        members = set(group.channels)
-        wide = sum(label in members for label in structure.axes[name][axis].tolist()) // len(group.channels)
-        unit = max(1, lanes // max(1, wide))
+        labels = structure.axes[name][axis]
+        members = labels[np.isin(labels, group.channels)]
+        runs = 1 + int(np.count_nonzero(members[1:] != members[:-1]))
+        unit: int = max(1, lanes // (len(members) // runs))
         while unit > 1 and len(group.channels) < 3 * unit:
             unit //= 2
         found.append(unit)

@@ -39,9 +39,10 @@ pytestmark = pytest.mark.models
 PRUNABLE = {"open-nsfw": 0.8, "nudenet": 0.6, "ppocr-det": 0.6, "ppocr-rec": 0.6, "ppocr-cls": 0.6, "minilm": 0.4}
 SMALL = {"nudenet": {"images": (1, 3, 96, 96)}, "ppocr-det": {"x": (1, 3, 96, 160)}, "ppocr-rec": {"x": (1, 3, 48, 96)}}
 NETS = ("lenet", "resnet", "mobilenet", "densenet", "unet", "se_resnet", "mlp", "transformer", "gru")
-# What nets lose that do not keep within a point without gradients: each layer of them is fitted as well as it can be
-# without changing those before it, which is not enough.
-MOST_LOST = {"unet": 0.03, "gru": 0.025}
+# What nets lose that do not keep within a point without gradients. Each layer is fitted as well as can be while those
+# before it stay; of a GRU that is one layer alone, whose units cannot become others. One of the pruned size that is
+# trained from nothing loses 1.3 points.
+MOST_LOST = {"gru": 0.025}
 CHOICES = int(os.environ.get("LEPTON_CHOICES", "4"))
 
 

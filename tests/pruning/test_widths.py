@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lowering.conftest import Model
+
+from lepton_compile.model import import_model
+from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Order
-from lepton_compile.pruning.widths import Goal, allocate
+from lepton_compile.pruning.widths import Goal, allocate, units_of
 
 
 class Linear:
@@ -45,3 +49,23 @@ def test_of_each_group_something_stays() -> None:
     latency = Linear([8, 4], [1.0, 1.0])
     assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], [Goal(latency, 6.0)]) == [6, 0]
     assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], [Goal(latency, 5.0)]) is None
+
+
+def test_units_of_heads_and_of_gates() -> None:
+    model = Model()
+    x = model.input(12, 1, 64)
+    states, _ = model.node("GRU", x, model.weight(1, 192, 64), model.weight(1, 192, 64), outputs=2, hidden_size=64)
+    rows = model.node("Reshape", states, model.constant([12, 64], "int64"))
+    heads = []
+    for _ in range(3):
+        parts = model.node(
+            "Reshape", model.node("MatMul", rows, model.weight(64, 64)), model.constant([12, 8, 8], "int64")
+        )
+        heads.append(model.node("Transpose", parts, perm=[1, 0, 2]))
+    scores = model.node("Softmax", model.node("MatMul", heads[0], model.node("Transpose", heads[1], perm=[0, 2, 1])))
+    mixed = model.node("Transpose", model.node("MatMul", scores, heads[2]), perm=[1, 0, 2])
+    joined = model.node("Reshape", mixed, model.constant([12, 64], "int64"))
+    model.output(model.node("MatMul", joined, model.weight(64, 5)))
+    structure = find_groups(import_model(model.proto()))
+    units = dict(zip((len(group.channels) for group in structure.prunable), units_of(structure, 16), strict=True))
+    assert units == {64: 16, 8: 2}
