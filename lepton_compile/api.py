@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def compile(
 
     Args:
         model: A path, the bytes of a model, or a model. Of several, a family of one interface in several sizes, the
-            largest is taken that keeps the budget: as it is where it can, or else adapted as far as needed.
+            largest is taken that keeps the budget: as it is where it can, or else adapted as far as needed. It gives
+            the library its name, unless `name` does.
         target: The machine to compile for: a name that `lepton targets` lists ("host" is this machine), a target file,
             its content as a mapping, or a `Target`.
         name: Prefix of the library's symbols and name of its files; by default that of the model's file or graph.
@@ -69,8 +71,8 @@ def compile(
             instances. What is decided under a contract is kept in the user's cache, as statistics alone, and compiling
             the same again takes it from there; without a fingerprint or a key it is decided each time.
         passes: The passes that may take part; None: all.
-        plan: Replay what an earlier compilation decided, for the same model, or for each of its variants; calibration
-            data is not read then.
+        plan: Replay what an earlier compilation decided, for the same model, or for each of its variants in their
+            order; calibration data is not read then.
         threads: Threads that `run` uses by default; None: one per processor that the process may use.
         budget: What the library may cost, instead of the target's budget: its size, the memory of a run, and the time
             of a run. Kernels that buy speed with larger weights are left out where they would exceed it, and weights
@@ -100,13 +102,12 @@ def compile(
         ModelError, ShapeError: The model cannot be read, or its shapes are not known; or those of a family have
             different inputs or outputs.
         UnsupportedOperatorError: It uses operators that cannot be compiled.
-        BudgetError: It takes more memory than the target has, or than its budget allows.
         CalibrationError: The calibration data, or the metric, cannot be used.
         LeptonError: Optuna is not installed.
         TargetError: There is no such target.
         PassError: A pass broke the model.
-        BudgetError: The library, or a run of it, takes more than the budget; a run's time as it is measured on this
-            machine, or predicted for another.
+        BudgetError: The library, or a run of it, takes more than the budget, or more memory than the target has; a
+            run's time as it is measured on this machine, or predicted for another.
         BuildError: A kernel or the library could not be built; names the ONNX nodes.
     """
     report = progress or (lambda stage, done, total: None)
@@ -116,6 +117,10 @@ def compile(
         raise CalibrationError("a metric judges samples, a key names them, a search needs them: give calibration data")
     if not isinstance(variants, int) or isinstance(variants, bool) or not 1 <= variants <= MOST_VARIANTS:
         raise LeptonError(f"variants is {variants!r}; it must be a whole number from 1 to {MOST_VARIANTS}")
+    if search is not None and not (isinstance(search, int | float) and 0 < search < math.inf):
+        raise LeptonError(f"search is {search!r}; it must be a number of seconds above 0")
+    if plan is not None and not isinstance(plan, Plan) and not plan:
+        raise LeptonError("plan has no plans; give one for each variant, or None to decide")
     workers()  # so that their import of TVM overlaps with what comes before the kernels
     several = isinstance(model, list | tuple)
     asked = Compilation(

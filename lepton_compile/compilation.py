@@ -18,9 +18,11 @@ from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import Program, lower, oversize
 from lepton_compile.model import Graph
 from lepton_compile.planning import Plan, adapt, explore
+from lepton_compile.planning.adapt import choose_passes
 from lepton_compile.planning.points import point_of, records
 from lepton_compile.planning.variants import FULL, Decided, faster, in_order, instruction_sets, spread
 from lepton_compile.rewriting import Context, Pass
+from lepton_compile.rewriting.limits import fit, limits
 from lepton_compile.target import Target, with_latency
 from lepton_compile.tuning import (
     MODEL,
@@ -75,23 +77,36 @@ class Compilation:
         first = decided[0]
         if (most := self.target.budget.latency_s) is not None:
             _require_fast(math.fsum(bench.seconds(first.graph).values()), most, first.plan)
-        if len(decided) < self.variants:
-            self.line(f"there are {len(decided)} variants of the {self.variants} asked for: nothing faster is left")
-        decided = [replace(each, plan=replace(each.plan, family=tuple(family))) for each in decided]
+        if family:
+            decided = [replace(each, plan=replace(each.plan, family=tuple(family))) for each in decided]
         self.line("choosing kernels")
-        build = functools.partial(self._built, decided, symbol, model_hash, bench.times)
         try:
-            library = build(small=False, tuning=self.tuning)
-            if oversize(library.path.stat().st_size, self.target.budget):
-                library = build(small=True, tuning=self.tuning)
-            if oversize(library.path.stat().st_size, self.target.budget):
-                # As sizes were planned; code of algorithms that are measured to be faster may be larger.
-                library = build(small=True, tuning=MODEL)
-            if problem := oversize(library.path.stat().st_size, self.target.budget):
-                raise BudgetError(problem)
+            while True:
+                library = self._fitting(decided, symbol, model_hash, bench.times)
+                problem = oversize(library.path.stat().st_size, self.target.budget)
+                if not problem:
+                    break
+                if len(decided) == 1:
+                    raise BudgetError(problem)
+                decided = decided[:-1]
         except BudgetError as error:
             reasons = (first.plan.why_not(name) for name in ("quantization", "channel_pruning"))
             raise BudgetError("; ".join(filter(None, (str(error), *reasons)))) from error
+        if len(decided) < self.variants:
+            self.line(
+                f"there are {len(decided)} variants of the {self.variants} asked for: no more were found that fit"
+            )
+        return library
+
+    def _fitting(self, decided: Sequence[Decided], symbol: str, model_hash: str, times: TuningTable) -> Library:
+        """The library of some variants, as small as the budget for its size needs, or as small as can be."""
+        build = functools.partial(self._built, decided, symbol, model_hash, times)
+        library = build(small=False, tuning=self.tuning)
+        if oversize(library.path.stat().st_size, self.target.budget):
+            library = build(small=True, tuning=self.tuning)
+        if oversize(library.path.stat().st_size, self.target.budget):
+            # As sizes were planned; code of algorithms that are measured to be faster may be larger.
+            library = build(small=True, tuning=MODEL)
         return library
 
     def _decided(self, graph: Graph, bench: Workbench, symbol: str) -> list[Decided]:
@@ -101,7 +116,7 @@ class Compilation:
             contract = Contract(self.calibration, *metric_of(self.metric), self.target.policy.max_drop)
         context = Context(contract, bench.seconds, bench.size, bench.memory)
         if self.plans:
-            return in_order(self._adapted(graph, bench, context, plan=plan) for plan in self.plans)
+            return in_order(self._adapted(graph, bench, context, plan=plan, dump=self.dump) for plan in self.plans)
         if contract is None:
             sets = instruction_sets(self.target, self.variants)
             return [self._for_set(graph, name, each, symbol) for name, each in sets]
@@ -109,7 +124,7 @@ class Compilation:
         if known := cache.recall():
             self.line("taking the plan from the cache: the same was asked before")
             plans, bench.times = known
-            return in_order(self._adapted(graph, bench, context, plan=plan) for plan in plans)
+            return in_order(self._adapted(graph, bench, context, plan=plan, dump=self.dump) for plan in plans)
         if self.search is not None:
             if folder is None:
                 self.line(
@@ -122,9 +137,10 @@ class Compilation:
             decided = in_order(self._adapted(graph, bench, context, plan=point.plan) for point in chosen)
         else:
             decide = functools.partial(self._adapted, graph, bench, context)
-            # Where nothing asks for less, the first variant is the model as it is.
-            given_up = self.variants == 1 or self.target.budget.latency_s is not None
-            first = decide() if given_up else self._adapted(graph, bench, replace(context, contract=None))
+            first = None if self.variants == 1 else self._as_it_is(graph, bench, context)
+            # Of several variants the first is the model as it is, where that fits.
+            if first is None or not self._fits(first.graph, context):
+                first = decide(dump=self.dump)
             decided = in_order(faster(first, self.variants, lambda target: decide(target=target)))
             decided = self._compared(graph, bench, context, decided)
         cache.keep([each.plan for each in decided], bench.times)
@@ -136,11 +152,21 @@ class Compilation:
         assert contract is not None
         if all(each.plan.exact for each in decided):
             return list(decided)
-        others = [] if decided[0].plan.exact else [self._adapted(graph, bench, replace(context, contract=None))]
+        others = [] if decided[0].plan.exact else [self._as_it_is(graph, bench, context)]
+        context = replace(context, size=bench.built_size, memory=bench.built_memory)
         points = [point_of(each.graph, each.plan, context, name="as it is") for each in others]
         points += [point_of(each.graph, each.plan, context, name=each.name) for each in decided]
-        told = records(points, points[len(others)])
+        told = records(points, points[len(others) :])
         return [replace(each, plan=replace(each.plan, points=told)) for each in decided]
+
+    def _as_it_is(self, graph: Graph, bench: Workbench, context: Context) -> Decided:
+        """What exact passes make of a graph."""
+        exact = [each for each in choose_passes(self.passes) if each.exact]
+        return replace(self, passes=exact)._adapted(graph, bench, replace(context, contract=None))
+
+    def _fits(self, graph: Graph, context: Context) -> bool:
+        limited = limits(graph, self.target, context)
+        return fit(limited, [limit.taken(graph) for limit in limited])
 
     def _adapted(
         self,
@@ -150,6 +176,7 @@ class Compilation:
         *,
         target: Target | None = None,
         plan: Plan | None = None,
+        dump: str | os.PathLike[str] | None = None,
     ) -> Decided:
         made, plan = adapt(
             graph,
@@ -158,17 +185,19 @@ class Compilation:
             passes=self.passes,
             plan=plan,
             verify=self.verify,
-            dump=self.dump,
+            dump=dump,
             progress=self.line,
         )
-        times = bench.seconds(made) if self.variants > 1 or self.calibration is not None else {}
+        timed = self.variants > 1 or len(self.plans) > 1 or self.calibration is not None
+        times = bench.seconds(made) if timed else {}
         return Decided(FULL, self.target, made, plan, times)
 
     def _for_set(self, graph: Graph, name: str, target: Target, symbol: str) -> Decided:
         """A variant for an instruction set."""
         bench = self._bench(target, symbol)
         context = Context(None, bench.seconds, bench.size, bench.memory)
-        return replace(self._adapted(graph, bench, context, target=target), name=name, target=target)
+        dump = self.dump if target is self.target else None
+        return replace(self._adapted(graph, bench, context, target=target, dump=dump), name=name, target=target)
 
     def _bench(self, target: Target, symbol: str) -> Workbench:
         return Workbench(

@@ -92,7 +92,8 @@ class ChannelPruning(Pass):
             if isinstance(pruned, TooMuch):
                 return Decline(pruned.reason, pruned.refusals)
             if not pruned.holds:
-                return Decline(f"the contract would not hold: {pruned.reason}", pruned.refusals, pruned.findings)
+                bound = f"the contract would not hold, as the metric may drop by {contract.max_drop:g}"
+                return Decline(f"{bound}: {pruned.reason}", pruned.refusals, pruned.findings)
             rewrite = replace(
                 self,
                 removed=pruned.removed,

@@ -37,7 +37,10 @@ def compile(
     passes: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these passes, as `lepton passes` names them.")
     ] = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Replay a saved plan; nothing is decided.")] = None,
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Replay a saved plan, of variants one after the other; nothing is decided."),
+    ] = None,
     tuning: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +85,7 @@ def compile(
     folder = output or Path(f"{model.stem}.lepton")
     check_destination(folder)
     shapes = read_shapes(shape)
-    replayed = None if plan is None else lepton_compile.Plan.from_json(read_text(plan))
+    replayed = [lepton_compile.Plan.from_json(read_text(each)) for each in plan] if plan else None
     begin = time.perf_counter()
     with show_progress() as progress:
         compiled = lepton_compile.compile(

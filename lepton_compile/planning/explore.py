@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lepton_compile.errors import BudgetError
+from lepton_compile.errors import BudgetError, PassError
 from lepton_compile.model import Graph
 from lepton_compile.planning.adapt import adapt, choose_passes
 from lepton_compile.planning.points import Point, Settings, best, front, point_of, records
@@ -53,7 +53,7 @@ def explore(
         made, plan = adapt(graph, timeless, context=context, passes=told)
         return point_of(made, plan, context, settings)
 
-    knobs = {f"{each.name}.{name}": values for each in chosen for name, values in each.choices.items()}
+    knobs = {f"{each.name}.{name}": values for each in chosen for name, values in open_choices(each).items()}
     by_rule = adapt(graph, target, context=context, passes=passes)
     points = [point_of(*by_rule, context, name="by rule"), *search(knobs, evaluate, seconds, folder, progress)]
     limited = limits(graph, target, context)
@@ -62,10 +62,22 @@ def explore(
         nearest = min(points, key=lambda point: point.over(limited))
         how_near = "; ".join(each.compared(nearest.taken[each.resource.value]) for each in limited)
         raise BudgetError(f"of {len(points)} plans that were tried none keeps the budgets; the nearest: {how_near}")
-    return front(points), replace(taken, plan=replace(taken.plan, points=records(points, taken)))
+    return front(points), replace(taken, plan=replace(taken.plan, points=records(points, [taken])))
+
+
+def open_choices(rewrite: Pass) -> Mapping[str, Sequence[object]]:
+    """The settings of a pass that a search may try: those that whoever made it left as they are by default.
+
+    Raises:
+        PassError: A pass has choices for what is no setting of its.
+    """
+    settings, default = rewrite.settings(), type(rewrite)().settings()
+    if unknown := sorted(set(rewrite.choices) - set(settings)):
+        raise PassError(rewrite.name, f"has choices for '{unknown[0]}', which is no setting of it")
+    return {name: values for name, values in rewrite.choices.items() if values and settings[name] == default[name]}
 
 
 def _told(rewrite: Pass, settings: Settings) -> Pass:
     """A pass with the settings that are its own."""
-    own: Mapping[str, object] = {name: settings[f"{rewrite.name}.{name}"] for name in rewrite.choices}
+    own: Mapping[str, object] = {name: settings[f"{rewrite.name}.{name}"] for name in open_choices(rewrite)}
     return replace(rewrite, **own) if own else rewrite  # type: ignore[type-var]

@@ -65,11 +65,11 @@ def point_of(graph: Graph, plan: Plan, context: Context, settings: Settings | No
     return Point(settings or {}, taken, drop, plan, name)
 
 
-def records(points: Sequence[Point], taken: Point) -> tuple[dict[str, object], ...]:
+def records(points: Sequence[Point], taken: Sequence[Point]) -> tuple[dict[str, object], ...]:
     """What reports tell of points, as JSON values, the fastest first."""
     unbeaten = front(points)
     return tuple(
-        point.record() | {"on the front": point in unbeaten, "taken": point is taken}
+        point.record() | {"on the front": point in unbeaten, "taken": any(point is each for each in taken)}
         for point in sorted(points, key=lambda point: point.taken["latency"])
     )
 

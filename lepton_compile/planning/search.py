@@ -12,8 +12,11 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from lepton_compile.errors import LeptonError
 from lepton_compile.planning.plan import Plan
@@ -54,12 +57,25 @@ def search(
         LeptonError: Optuna is not installed.
     """
     folder = _usable(folder)
+    with nullcontext() if folder is None else FileLock(folder / "lock"):  # another search may be trying the same
+        return _search(knobs, evaluate, seconds, folder, progress)
+
+
+def _search(
+    knobs: Knobs,
+    evaluate: Callable[[Settings], Point],
+    seconds: float,
+    folder: Path | None,
+    progress: Callable[[str], None] | None,
+) -> list[Point]:
     study = _study(knobs, folder)
     found: dict[str, Point] = {}
     spent = 0.0
     for past in study.trials:
-        if past.state.name == "RUNNING":  # of a search that was stopped
+        if past.state.name == "RUNNING":  # of a search that was stopped: it comes next
             study.tell(past.number, state=_state("FAIL"))
+            if past.params.keys() == knobs.keys():
+                study.enqueue_trial(past.params)
         elif past.state.name == "COMPLETE" and folder is not None:
             recalled = _recalled(past.user_attrs, folder / f"{past.number}.json")
             if recalled is not None:
@@ -77,7 +93,9 @@ def search(
         point = known or evaluate(settings)
         taken = time.perf_counter() - begin
         if known is None and folder is not None:
-            (folder / f"{trial.number}.json").write_text(point.plan.to_json(), "utf-8")
+            partial = folder / f"{trial.number}.partial"
+            partial.write_text(point.plan.to_json(), "utf-8")
+            partial.replace(folder / f"{trial.number}.json")
         for name, value in {**point.record(), "seconds": taken}.items():
             trial.set_user_attr(name, value)
         study.tell(trial, [*point.taken.values(), point.drop])

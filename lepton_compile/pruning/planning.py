@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import find_groups
@@ -64,7 +64,7 @@ class Planner:
         graph: The graph.
         lanes: How many float32 numbers a vector register holds.
         context: Samples of its contract tell what channels matter, and it judges; its `measure` says what steps take.
-        limits: What is limited.
+        limits: What is limited; how far, `within` is told.
     """
 
     def __init__(self, graph: Graph, lanes: int, context: Context, limits: Sequence[Limit]) -> None:
@@ -86,7 +86,7 @@ class Planner:
         """Remove channels until no more is taken than this.
 
         Args:
-            most: For each limit, what may be taken of it.
+            most: What may be taken of each resource that is limited.
         """
         if not self._structure.prunable:
             return TooMuch("no channels can be removed", self._refusals)
@@ -163,7 +163,7 @@ class Planner:
                 break
             aims = [aim * min(1.0, _MARGIN * each / one) for aim, each, one in zip(aims, most, taken, strict=True)]
         missed = [
-            limit.compared(least[place], "with as few channels as were tried")
+            replace(limit, most=most[place]).compared(least[place], "with as few channels as were tried")
             for place, limit in enumerate(self._limits)
             if least[place] > most[place]
         ]

@@ -148,7 +148,7 @@ def _variants(manifest: Record) -> Section:
             variant["name"],
             f"{variant['seconds'] * 1e3:.3f}",
             *(format_bytes(variant["memory"][f"{part}_bytes"]) for part in ("arena", "weights", "peak")),
-            variant["target"]["name"],
+            f"{variant['target']['name']} ({variant['target']['cpu']['name']})",
             ", ".join(step["pass"] for step in variant["passes"] if not step["exact"]),
         )
         for variant in manifest.get("variants", ())

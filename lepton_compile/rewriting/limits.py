@@ -77,7 +77,7 @@ def limits(graph: Graph, target: Target, context: Context) -> list[Limit]:
     most = math.inf if budget.memory_bytes is None else budget.memory_bytes
     if (memory_of_target := target.resources.memory_bytes) is not None:
         available = memory_of_target - PROCESS_BYTES - sum(map(bytes_of, (*graph.gs.inputs, *graph.gs.outputs)))
-        most = min(most, available) if available < _all_bytes(graph) else most
+        most = min(most, max(available, 0)) if available < _all_bytes(graph) else most
     if most < math.inf and memory is not None:
         found.append(Limit(Resource.MEMORY, most, memory))
     return found

@@ -23,6 +23,7 @@ from lepton_compile.evaluation.fingerprints import add_array, fingerprint_of
 from lepton_compile.evaluation.metrics import DEFAULT, Metric
 from lepton_compile.evaluation.samples import Data
 from lepton_compile.model import Graph
+from lepton_compile.planning.adapt import choose_passes
 from lepton_compile.planning.plan import Plan
 from lepton_compile.rewriting.passes import Pass
 from lepton_compile.rewriting.registry import list_passes
@@ -123,6 +124,7 @@ def plan_cache(
         "metric": _name(metric),
         "key": key,
         "passes": None if passes is None else [str(each) for each in passes],
+        "choices": {each.name: {k: list(v) for k, v in each.choices.items()} for each in choose_passes(passes)},
         "registered": [(each.name, each.distribution, _version(each.distribution)) for each in list_passes()],
         "tuning": tuning if tuning in (MEASURE, MODEL) else TuningTable.read(tuning).to_record(),
         "exact_order": exact_order,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lepton_compile.codegen import generate
-from lepton_compile.lowering import Program, lower
+from lepton_compile.lowering import Program, excess, lower, oversize
 from lepton_compile.model import Graph
 from lepton_compile.planning import finish
 from lepton_compile.rewriting import Pass
@@ -31,8 +31,7 @@ class Workbench:
     ) -> None:
         # What is tried may exceed the budget, and memory; one that asks for small weights gets them.
         self._target = replace(target, budget=Budget(), resources=replace(target.resources, memory_bytes=None))
-        self._small = target.budget.size_bytes is not None or target.budget.memory_bytes is not None
-        self._available = target.resources.memory_bytes
+        self._limited = target
         self._name = name
         self._passes = passes
         self._exact_order = exact_order
@@ -50,26 +49,47 @@ class Workbench:
     def seconds(self, graph: Graph) -> Mapping[str, float]:
         """Seconds of each step, by the names of its nodes, a line each."""
         ready = finish(graph, self._target, passes=self._passes)
+        small = self._is_small(ready)
         return self._stopwatch.seconds(
-            ready,
-            lambda table: self._lowered(ready, small=self._small, tuning=table),
-            f"{self._small} {self._exact_order}",
+            ready, lambda table: self._lowered(ready, small=small, tuning=table), f"{small} {self._exact_order}"
         )
 
     def size(self, graph: Graph) -> int:
-        """Bytes of the library; under a budget for size or memory with weights as small as the graph has them."""
+        """Bytes of the library; under a budget for size or memory the least that they can be."""
         ready = finish(graph, self._target, passes=self._passes)
-        # A hash of the model stands in the library.
-        library = generate(self._lowered(ready, small=self._small), self._target, model_hash="0" * 64)
-        return library.path.stat().st_size
+        return self._size(self._lowered(ready, small=self._is_limited))
 
     def memory(self, graph: Graph) -> int:
-        """Bytes that a run takes at its peak, weights included; with weights as small as memory asks for."""
+        """Bytes that a run takes at its peak, weights included; the least under a budget, or where room is short."""
         ready = finish(graph, self._target, passes=self._passes)
-        program = self._lowered(ready, small=self._small)
-        if not self._small and self._available is not None and program.process_bytes > self._available:
-            program = self._lowered(ready, small=True)
-        return program.peak_bytes
+        return self._lowered(ready, small=self._is_limited or self._is_small(ready)).peak_bytes
+
+    def built_size(self, graph: Graph) -> int:
+        """Bytes of the library as it is built in the end."""
+        ready = finish(graph, self._target, passes=self._passes)
+        return self._size(self._lowered(ready, small=self._is_small(ready)))
+
+    def built_memory(self, graph: Graph) -> int:
+        """Bytes that a run takes at its peak with the library as it is built in the end."""
+        ready = finish(graph, self._target, passes=self._passes)
+        return self._lowered(ready, small=self._is_small(ready)).peak_bytes
+
+    @property
+    def _is_limited(self) -> bool:
+        budget = self._limited.budget
+        return budget.size_bytes is not None or budget.memory_bytes is not None
+
+    def _is_small(self, ready: Graph) -> bool:
+        """Whether a library that is not small exceeds a budget, or the target's memory: then it is built so."""
+        budget, available = self._limited.budget, self._limited.resources.memory_bytes
+        program = self._lowered(ready, small=False)
+        if excess(program, budget, available) is not None:
+            return True
+        return oversize(0 if budget.size_bytes is None else self._size(program), budget) is not None
+
+    def _size(self, program: Program) -> int:
+        # A hash of the model stands in the library.
+        return generate(program, self._target, model_hash="0" * 64, progress=None).path.stat().st_size
 
     def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
         taken = tuning.taken if tuning else {}

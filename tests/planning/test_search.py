@@ -17,6 +17,7 @@ from pruning.test_channel_pruning import net, samples
 
 import lepton_compile as lc
 from lepton_compile.errors import CalibrationError
+from lepton_compile.planning.explore import open_choices
 from lepton_compile.planning.plan import Plan
 from lepton_compile.planning.points import Point, best, front
 from lepton_compile.planning.search import search
@@ -48,10 +49,11 @@ def test_all_settings_are_tried_once_where_there_is_time() -> None:
 
 def test_a_search_that_is_stopped_goes_on(tmp_path) -> None:
     calls: list[dict[str, object]] = []
-    evaluate = evaluated(calls)
+    evaluate, stopped = evaluated(calls), dict[str, object]()
 
     def interrupted(settings):
         if len(calls) == 5:
+            stopped.update(settings)
             raise KeyboardInterrupt
         return evaluate(settings)
 
@@ -60,6 +62,7 @@ def test_a_search_that_is_stopped_goes_on(tmp_path) -> None:
     before = list(calls)
     found = search(KNOBS, evaluate, 3600.0, tmp_path)
     assert [each for each in calls[5:] if each in before] == []
+    assert calls[5] == stopped  # what it was at comes first
     assert all(any(dict(each.settings) == settings for each in found) for settings in before)
     # One that is done is not begun again.
     count = len(calls)
@@ -147,6 +150,17 @@ def test_the_front_of_a_net(cache, tmp_path, monkeypatch) -> None:
     assert len(tried) == 6 and not [line for line in lines if line.startswith("search")]
     with pytest.raises(lc.BudgetError, match=r"none keeps the budgets; the nearest: a run takes .* ms, and may take"):
         lc.compile(path, target, budget=lc.Budget(max_drop=0.3, latency_s=1e-9), **arguments)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, math.nan, math.inf, "10s"])
+def test_times_of_searches(seconds) -> None:
+    with pytest.raises(lc.LeptonError, match="a number of seconds above 0"):
+        lc.compile(net(), search=seconds, calibration=samples())
+
+
+def test_a_setting_that_is_given_is_not_searched() -> None:
+    assert open_choices(ChannelPruning()) == ChannelPruning.choices
+    assert not open_choices(ChannelPruning(left=0.5))
 
 
 def test_a_search_needs_samples() -> None:

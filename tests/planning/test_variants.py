@@ -117,10 +117,28 @@ def test_variants_under_a_contract() -> None:
     assert np.linalg.norm(full - exact) < 1e-4 * np.linalg.norm(exact) < np.linalg.norm(fast - exact)
     # Its plans make the same library again.
     plans = [Plan.from_json((made.folder / name).read_text()) for name in ("plan.json", "plan-fast1.json")]
-    again = lc.compile(net(), TARGET, variants=2, plan=plans, tuning="model")
+    again = lc.compile(net(), TARGET, plan=plans, tuning="model")
     ((_, same),) = again.run(feed).items()
     np.testing.assert_array_equal(same, full)
     assert [variant.name for variant in again.variants] == names[:2]
+
+
+def test_variants_and_budgets_for_bytes() -> None:
+    """The first is the model as it is only where that fits, and there are as many as fit together."""
+    given = {"calibration": samples(), "metric": "relative_error", "tuning": "model"}
+    whole = lc.compile(net(), TARGET, tuning="model").manifest["library"]["bytes"]
+    budget = lc.Budget(max_drop=0.6, size_bytes=int(0.6 * whole))
+    made = lc.compile(net(), TARGET, variants=3, budget=budget, threads=1, **given)
+    assert made.manifest["library"]["bytes"] <= 0.6 * whole
+    assert not all(step["exact"] for step in made.plan["steps"])
+
+
+def test_a_budget_for_size_that_is_kept_changes_no_kernel() -> None:
+    free = lc.compile(net(), TARGET, tuning="model")
+    seconds = math.fsum(step["seconds"] or 0.0 for step in free.steps)
+    budget = lc.Budget(size_bytes=10**8, latency_s=1.01 * seconds)
+    held = lc.compile(net(), TARGET, tuning="model", budget=budget)
+    assert [step["kernel"] for step in held.steps] == [step["kernel"] for step in free.steps]
 
 
 @pytest.mark.parametrize("count", [0, 17, 1.0, True])
