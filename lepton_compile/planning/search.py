@@ -72,7 +72,7 @@ def _search(
     found: dict[str, Point] = {}
     spent = 0.0
     for past in study.trials:
-        if past.state.name == "RUNNING":  # of a search that was stopped: it comes next
+        if past.state.name == "RUNNING":  # of a search that was stopped: it is tried again
             study.tell(past.number, state=_state("FAIL"))
             if past.params.keys() == knobs.keys():
                 study.enqueue_trial(past.params)

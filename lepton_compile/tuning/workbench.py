@@ -89,7 +89,8 @@ class Workbench:
 
     def _size(self, program: Program) -> int:
         # A hash of the model stands in the library.
-        return generate(program, self._target, model_hash="0" * 64, progress=None).path.stat().st_size
+        library = generate(program, self._target, model_hash="0" * 64)
+        return library.path.stat().st_size
 
     def _lowered(self, graph: Graph, *, small: bool, tuning: TuningTable | None = None) -> Program:
         taken = tuning.taken if tuning else {}

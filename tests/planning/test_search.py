@@ -62,7 +62,7 @@ def test_a_search_that_is_stopped_goes_on(tmp_path) -> None:
     before = list(calls)
     found = search(KNOBS, evaluate, 3600.0, tmp_path)
     assert [each for each in calls[5:] if each in before] == []
-    assert calls[5] == stopped  # what it was at comes first
+    assert calls[5:].count(stopped) == 1  # what it was at is not lost
     assert all(any(dict(each.settings) == settings for each in found) for settings in before)
     # One that is done is not begun again.
     count = len(calls)
