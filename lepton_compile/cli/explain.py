@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import lepton_compile
+from lepton_compile.cli.options import read_text
 from lepton_compile.cli.table import print_table
 from lepton_compile.reporting import sections
 
@@ -17,7 +19,9 @@ def explain(
 ) -> None:
     """Show the report on a compiled model: target, passes, layers, kernels, each decision with its reason."""
     model = lepton_compile.load(folder)
-    for section in sections(model.manifest, model.plan or {}, model.steps):
+    names = [variant.name for variant in model.variants[1:]]
+    others = {name: json.loads(read_text(folder / f"plan-{name}.json")) for name in names}
+    for section in sections(model.manifest, model.plan or {}, model.steps, others):
         typer.echo(f"{section.title}\n")
         if section.text:
             typer.echo(f"{section.text}\n")

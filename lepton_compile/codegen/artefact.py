@@ -208,7 +208,8 @@ def _generate(
     if tuning is not None:
         _write_json(folder / "tuning.json", tuning)
     title = f"{name} for {first.target.name}"
-    (folder / "report.html").write_text(page(title, sections(manifest, first.plan or {}, steps)), "utf-8")
+    others = {variant.name: variant.plan for variant in variants[1:] if variant.plan is not None}
+    (folder / "report.html").write_text(page(title, sections(manifest, first.plan or {}, steps, others)), "utf-8")
     return result
 
 

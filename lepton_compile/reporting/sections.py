@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from lepton_compile.reporting.pareto import label, picture
@@ -37,13 +38,16 @@ class Section:
     pictures: Sequence[str] = ()
 
 
-def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Section]:
+def sections(
+    manifest: Record, plan: Record, steps: Sequence[Record], others: Mapping[str, Record] = MappingProxyType({})
+) -> list[Section]:
     """The sections of the report on a compiled model.
 
     Args:
         manifest: What manifest.json holds.
         plan: What plan.json holds.
         steps: What steps.json lists.
+        others: What the plans of further variants hold, by the variants' names.
     """
     answers = [*plan.get("steps", ()), *plan.get("declined", ())]
     found = [
@@ -57,15 +61,12 @@ def sections(manifest: Record, plan: Record, steps: Sequence[Record]) -> list[Se
     for answer in answers:
         if answer.get("findings"):
             found += _findings(answer)
+    found.append(_steps_of("Passes that changed the model", plan))
+    for name, other in others.items():
+        for answer in other.get("steps", ()):
+            found += _findings(answer, f"{name}: ") if answer.get("findings") else ()
+        found.append(_steps_of(f"Passes that changed the variant {name}", other))
     found += [
-        Section(
-            "Passes that changed the model",
-            [
-                (a["pass"], a["stage"], "exact" if a["exact"] else "approximate", a["reason"])
-                for a in plan.get("steps", ())
-            ],
-            ("pass", "stage", "", "why"),
-        ),
         Section(
             "Passes with nothing (more) to do",
             [(a["pass"], a["stage"], a["reason"]) for a in plan.get("declined", ())],
@@ -157,9 +158,17 @@ def _variants(manifest: Record) -> Section:
     return Section("Variants, the best first", rows, header)
 
 
-def _findings(answer: Record) -> Iterator[Section]:
+def _steps_of(title: str, plan: Record) -> Section:
+    rows = [
+        (step["pass"], step["stage"], "exact" if step["exact"] else "approximate", step["reason"])
+        for step in plan.get("steps", ())
+    ]
+    return Section(title, rows, ("pass", "stage", "", "why"))
+
+
+def _findings(answer: Record, variant: str = "") -> Iterator[Section]:
     """What an approximate pass found: the metric, what is taken before and after, layers, or groups of channels."""
-    findings, title = answer["findings"], str(answer["pass"]).replace("_", " ").capitalize()
+    findings, title = answer["findings"], variant + str(answer["pass"]).replace("_", " ").capitalize()
     rows = [(name, _plain(value)) for name, value in findings.get("metric", {}).items()]
     for when in ("before", "after"):
         rows += [

@@ -62,6 +62,14 @@ def test_every_decision_has_its_reason():
     assert len(steps.header) == len(steps.rows[0]) == len(steps.rows[1])
 
 
+def test_further_variants_show_what_was_decided_of_them():
+    other = {"steps": [PLAN["steps"][1] | {"reason": "another layer"}]}
+    found = {section.title: section for section in sections(MANIFEST, PLAN, [], {"fast1": other})}
+    assert found["fast1: Quantization"].text == "another layer"
+    assert found["Passes that changed the variant fast1"].rows[0][0] == "quantization"
+    assert found["Quantization"].text == "1 layer"
+
+
 POINTS = [
     {"name": "", "settings": {"a.b": 1.0}, "latency": 0.001, "size": 2048, "memory": 4096, "drop": 0.02,
      "on the front": True, "taken": True},
