@@ -310,7 +310,7 @@ def _manifest(
             "sha256": digest,
         },
         "target": target.describe(),
-        "score": asdict(score(target)),
+        "score": _score(target),
         "triple": target.triple,
         "versions": _versions(version),
         "inputs": [_tensor(buffer) for buffer in program.inputs],
@@ -329,6 +329,11 @@ def _manifest(
         each = zip(variants, facets(variants, weights), strict=True)
         manifest["variants"] = [_variant(variant, facet, variants) for variant, facet in each]
     return manifest
+
+
+def _score(target: Target) -> dict[str, object]:
+    found = score(target)
+    return {"value": found.value, "ratings": [asdict(rating) for rating in found.ratings]}
 
 
 def _kernels(program: Program) -> list[dict[str, object]]:

@@ -34,12 +34,12 @@ from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.repair import Repair, Samples, apply
 from lepton_compile.pruning.telling import rounded
-from lepton_compile.rewriting.biases import added_to, correctable
+from lepton_compile.rewriting.biases import RECURRENT, added_to, correctable
 from lepton_compile.rewriting.patterns import constant, is_operator
 
 Array = npt.NDArray[Any]
 
-# Operators of which weights, their second input, learn.
+# Operators of which weights learn: their second input, and of recurrent layers the third.
 _TRAINED = "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LSTM", "GRU"
 # The largest steps with one sample each, as a share of the weights' root mean square. Steps of more samples are larger
 # by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
@@ -110,12 +110,16 @@ def distil(
         UnsupportedOperatorError: A graph has an operator that cannot be differentiated.
     """
     deadline = time.monotonic() + seconds
-    nodes = _trainable(pruned)
+    trained = _trainable(pruned)
+    nodes = list({node.name: node for node, _ in trained}.values())
     counts = correctable(pruned, [node.name for node in nodes])
     offsets = {name: (0.0,) * count for name, count in counts.items()} | dict(start.offsets)
     apply(Repair(start.weights, offsets), pruned)
     lesson = _Lesson.of(original, pruned, structure, channels, _hints(original, nodes))
-    layers = [_Layer.of(node, lesson.student, offsets.get(node.name)) for node in nodes]
+    layers = [
+        _Layer.of(node, place, lesson.student, offsets.get(node.name) if place == 1 else None)
+        for node, place in trained
+    ]
     with _on_threads(threads):
         lesson = lesson.measured(learning)
         return _train(lesson, layers, learning, judging, epochs=epochs, batch=batch, deadline=deadline)
@@ -123,7 +127,7 @@ def distil(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that learns.
+    """A layer that learns; a recurrent one learns what it multiplies its input by and its state apart.
 
     Attributes:
         name: Its node.
@@ -142,9 +146,9 @@ class _Layer:
     rest: Array
 
     @classmethod
-    def of(cls, node: gs.Node, network: Network, offsets: Sequence[float] | None) -> _Layer:
-        """A layer of a graph that has offsets already."""
-        told = str(node.inputs[1].name)
+    def of(cls, node: gs.Node, place: int, network: Network, offsets: Sequence[float] | None) -> _Layer:
+        """The weights that are this input of a node, of a graph that has offsets already."""
+        told = str(node.inputs[place].name)
         weights = network.weights[told]
         size = weights.detach().square().mean().sqrt().item()
         if offsets is None:
@@ -302,14 +306,20 @@ def _batched(network: Network, samples: Samples) -> dict[str, Tensor]:
     return found
 
 
-def _trainable(graph: Graph) -> list[gs.Node]:
-    """The layers of weights of their own."""
-    return [node for node in graph.gs.nodes if is_operator(node, *_TRAINED) and _of_its_own(node)]
+def _trainable(graph: Graph) -> list[tuple[gs.Node, int]]:
+    """The layers of weights of their own, and which input these are."""
+    return [
+        (node, place)
+        for node in graph.gs.nodes
+        if is_operator(node, *_TRAINED) and _is_its_own(node.inputs[1])
+        for place in (1, 2)
+        if place == 1 or (node.op in RECURRENT and _is_its_own(node.inputs[2]))
+    ]
 
 
-def _of_its_own(node: gs.Node) -> bool:
-    weights = constant(node.inputs[1])
-    return weights is not None and weights.dtype == np.float32 and len(node.inputs[1].outputs) == 1
+def _is_its_own(tensor: gs.Tensor) -> bool:
+    weights = constant(tensor)
+    return weights is not None and weights.dtype == np.float32 and len(tensor.outputs) == 1
 
 
 def _hints(original: Graph, layers: Sequence[gs.Node]) -> list[str]:

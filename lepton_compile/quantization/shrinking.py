@@ -77,7 +77,9 @@ def shrink(
                 return Shrunk(chosen)
     if fitting:
         return Shrunk(None, "what makes it small enough costs too much of the metric")
-    return Shrunk(None, f"with all weights in as few bits as there are kernels for it is {least} bytes too large")
+    return Shrunk(
+        None, f"with all weights in as few bits as there are kernels for it is {least - most} bytes too large"
+    )
 
 
 def _steps(graph: Graph, allowed: Sequence[int]) -> list[Step]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from tvm.tirx import stmt
 
 from lepton_compile.codegen.linking import host_architecture
 from lepton_compile.lowering.program import Buffer, Call, Kernel, MemoryPlan, Program, Storage
+from lepton_compile.target import Resources
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class StandInTarget:
     cpu: str = "x86-64-v2" if host_architecture() == "x86_64" else "generic"
     features: tuple[str, ...] = ()
     enabled: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=lambda: Resources(1, 1))
+    instruction_set: str = "scalar"
+    vector_bytes: int = 16
+    has_fma: bool = False
+    has_dot_products: bool = False
+    has_bfloat16_dot_products: bool = False
 
     @property
     def architecture(self) -> str:

@@ -100,7 +100,7 @@ def measured(graph: Graph, of_range: float) -> dict[str, float]:
 def test_layers_share_what_a_range_takes() -> None:
     contract = Contract(samples(1000.0), *metric_of("relative_error"), 0.05)
     _, plan = adapt(
-        import_model(chain()), resolve_target(TARGET), contract=contract, measure=lambda graph: measured(graph, 1.0)
+        import_model(chain()), resolve_target(TARGET), context=Context(contract, lambda graph: measured(graph, 1.0))
     )
     step = next(step for step in plan.steps if step.name == "quantization")
     saved = {each["layer"]: each["seconds saved"][DYNAMIC_INT8] for each in step.findings["layers"]}

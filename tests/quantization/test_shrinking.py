@@ -131,4 +131,4 @@ def test_reasons() -> None:
 
     assert found(1).assignment == {}
     assert "costs too much of the metric" in found(0.3).reason
-    assert f"it takes {whole // 8} bytes" in found(0.1).reason
+    assert f"it is {whole // 8 - int(0.1 * whole)} bytes too large" in found(0.1).reason
