@@ -32,7 +32,7 @@ _LARGEST_BATCH, _FEWEST_STEPS = 16, 32
 # The gradients of a product take two products more.
 _PRODUCTS = 3
 # Multiply-adds that a core starts in a cycle, and what share of them PyTorch reaches, forwards and backwards.
-_MULTIPLIERS, _REACHED = 2, 0.15
+_MULTIPLIERS, _REACHED = 2, 0.3
 # With fewer multiply-adds of a step, threads would wait for each other at every layer, above all where something else
 # runs: with 2.6e9 on two busy cores, two threads took more than five times as long as one.
 _FOR_THREADS = 1e10

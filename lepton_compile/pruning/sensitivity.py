@@ -33,8 +33,8 @@ _SAMPLES = 4, 64
 _MULTIPLY_ADDS = 2.0**34
 # How many vectors a layer is fitted with for each of its inputs, from how many samples at least, and how many
 # multiply-adds those may take.
-_VECTORS, _FEWEST = 8, 8
-_FITTING = 2.0**38
+_VECTORS, _FEWEST = 8, 96
+_FITTING = 2.0**36
 
 
 @dataclass(frozen=True)
