@@ -124,10 +124,10 @@ def test_where_adam_is_chosen() -> None:
     assert rich.threads == 1  # a step is too little for more
     assert "200 samples take 0.5 billion multiply-adds a pass" in rich.reason
     # On a slower machine, or with less memory, as much as there is.
-    slow = choose(replace(WORK, original=1e8), MACHINE, installed=True)
+    slow = choose(replace(WORK, original=2e8), MACHINE, installed=True)
     assert 4 <= slow.epochs < 20 and slow.threads == 1
     server = replace(MACHINE, resources=replace(MACHINE.resources, cores=64))
-    large = choose(replace(WORK, original=4e9), server, installed=True)
+    large = choose(replace(WORK, original=8e9), server, installed=True)
     assert 4 <= large.epochs < 20 and large.threads == 64
     assert choose(replace(WORK, activations=40 * 10**6), MACHINE, installed=True).batch == 2
 
