@@ -30,6 +30,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
 import corpus  # noqa: E402 (found through the line above)
 from corpus import agreement  # noqa: E402
 from corpus.feeds import Feed  # noqa: E402
+from corpus.plain_pruning import of_widths  # noqa: E402
 from corpus.samples import MODELS, calibration_feeds, held_out_feeds  # noqa: E402
 
 import lepton_compile  # noqa: E402
@@ -40,9 +41,6 @@ from lepton_compile.measuring.turns import take_turns  # noqa: E402
 from lepton_compile.model import Graph, import_model  # noqa: E402
 from lepton_compile.planning.adapt import choose_passes  # noqa: E402
 from lepton_compile.pruning.groups import find_groups  # noqa: E402
-from lepton_compile.pruning.importance import Importance, orders  # noqa: E402
-from lepton_compile.pruning.removal import remove  # noqa: E402
-from lepton_compile.pruning.uses import channels_of  # noqa: E402
 from lepton_compile.pruning.widths import units_of  # noqa: E402
 from lepton_compile.rewriting import Stage  # noqa: E402
 from lepton_compile.rewriting.manager import run_passes  # noqa: E402
@@ -164,15 +162,15 @@ def canonical(name: str) -> Graph:
 def pruned_plainly(graph: Graph, bench: Workbench, budget: float) -> Graph | None:
     """The widest net that is fast enough with the same share of every group; None if none is."""
     structure = find_groups(graph)
-    order = orders(graph, structure, Importance.L1)
+    sizes = [len(group.channels) for group in structure.prunable]
     units = units_of(structure, resolve_target("host").vector_bytes // 4)
 
     def left(share: float) -> Graph:
-        counts = [
-            size - max(unit, round(share * size / unit) * unit) if size > unit else 0
-            for size, unit in zip((len(each.channels) for each in order), units, strict=True)
+        widths = [
+            max(unit, round(share * size / unit) * unit) if size > unit else size
+            for size, unit in zip(sizes, units, strict=True)
         ]
-        return remove(graph.copy(), structure, channels_of(order, counts))
+        return of_widths(graph, widths)
 
     narrow, wide, found = 0.0, 1.0, None
     for _ in range(_BISECTIONS):

@@ -222,9 +222,9 @@ class Compilation:
             tuning=how_to_tune(self.target, self.tuning),
             exact_order=self.exact_order,
         )
+        decided = of(self.target, search=self.search, variants=self.variants)
         # What was tried for one budget of latency, or number of variants, serves others.
-        tried = of(with_latency(self.target, None)).search_folder
-        return of(self.target, search=self.search, variants=self.variants), tried
+        return decided, None if self.search is None else of(with_latency(self.target, None)).search_folder
 
     def _built(
         self,
@@ -236,7 +236,7 @@ class Compilation:
         small: bool,
         tuning: Tuning,
     ) -> Library:
-        """The library of some variants, and with which algorithms it was made."""
+        """The library of some variants."""
         variants: list[Variant] = []
         for each in decided:
             program, taken = tuned(

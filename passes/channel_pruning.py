@@ -73,9 +73,9 @@ class ChannelPruning(Pass):
             return Proposal(self, compared(before))
 
         def later(pruned: Graph) -> list[float]:
-            alone = self.left is not None or context.outlook is None
-            done = pruned if alone or context.outlook is None else context.outlook(pruned, self.stage)
-            return [limit.taken(done) for limit in limited]
+            if self.left is None and context.outlook is not None:
+                pruned = context.outlook(pruned, self.stage)
+            return [limit.taken(pruned) for limit in limited]
 
         taken = later(graph)
         if fit(limited, taken):

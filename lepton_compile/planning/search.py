@@ -9,6 +9,7 @@ that is done is not repeated.
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ def _search(
     spent = 0.0
     for past in study.trials:
         if past.state.name == "RUNNING":  # of a search that was stopped: it is tried again
-            study.tell(past.number, state=_state("FAIL"))
+            study.tell(past.number, state=type(past.state).FAIL)
             if past.params.keys() == knobs.keys():
                 study.enqueue_trial(past.params)
         elif past.state.name == "COMPLETE" and folder is not None:
@@ -84,8 +85,8 @@ def _search(
     if not study.trials:
         for corner in _corners(knobs):
             study.enqueue_trial(corner)
-    repeated = 0
-    while spent < seconds and repeated < _REPETITIONS and len(found) < _count(knobs):
+    repeated, everything = 0, math.prod(map(len, knobs.values()))
+    while spent < seconds and repeated < _REPETITIONS and len(found) < everything:
         begin = time.perf_counter()
         trial = study.ask()
         settings = {name: _suggested(trial, name, values) for name, values in knobs.items()}
@@ -137,12 +138,6 @@ def _study(knobs: Knobs, folder: Path | None) -> optuna.Study:
     )
 
 
-def _state(name: str) -> optuna.trial.TrialState:
-    import optuna
-
-    return optuna.trial.TrialState[name]
-
-
 def _is_ordered(values: Sequence[object]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
@@ -167,13 +162,6 @@ def _corners(knobs: Knobs) -> list[dict[str, object]]:
         found += [none | {name: place(values, share)} for name, values in knobs.items()]
         found.append({name: place(values, share) for name, values in knobs.items()})
     return [corner for number, corner in enumerate(found) if corner not in found[:number]]
-
-
-def _count(knobs: Knobs) -> int:
-    count = 1
-    for values in knobs.values():
-        count *= len(values)
-    return count
 
 
 def _key(settings: Settings) -> str:

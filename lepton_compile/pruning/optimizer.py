@@ -31,8 +31,8 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 4, 20
 _LARGEST_BATCH, _FEWEST_STEPS = 16, 32
 # The gradients of a product take two products more.
 _PRODUCTS = 3
-# Multiply-adds that a core starts in a cycle, and what share of them PyTorch reaches, forwards and backwards.
-_MULTIPLIERS, _REACHED = 2, 0.3
+# What share of a core's multiply-adds PyTorch reaches, forwards and backwards.
+_REACHED = 0.3
 # With fewer multiply-adds of a step, threads would wait for each other at every layer, above all where something else
 # runs: with 2.6e9 on two busy cores, two threads took more than five times as long as one.
 _FOR_THREADS = 1e10
@@ -113,7 +113,7 @@ def choose(work: Work, machine: Target | None, seconds: float = SECONDS, install
             )
         batch = min(batch, fitting)
     threads = resources.cores if batch * work.epoch / work.samples >= _FOR_THREADS else 1
-    peak = _MULTIPLIERS * threads * (resources.frequency_hz or _FREQUENCY) * machine.vector_bytes / 4
+    peak = resources.multiply_adds * threads * (resources.frequency_hz or _FREQUENCY) * machine.vector_bytes / 4
     epochs = min(_MOST_EPOCHS, math.floor(seconds * _REACHED * peak / max(work.epoch, 1.0)))
     figures = (
         f"{work.samples} samples take {work.epoch / 1e9:.1f} billion multiply-adds a pass, and this machine is "

@@ -9,6 +9,7 @@ from dataclasses import replace
 from lepton_compile.codegen import generate
 from lepton_compile.lowering import Program, excess, lower, oversize
 from lepton_compile.model import Graph
+from lepton_compile.model.fingerprints import fingerprint
 from lepton_compile.planning import finish
 from lepton_compile.rewriting import Pass
 from lepton_compile.target import Budget, Target
@@ -35,6 +36,7 @@ class Workbench:
         self._name = name
         self._passes = passes
         self._exact_order = exact_order
+        self._small: dict[str, bool] = {}
         self._stopwatch = Stopwatch(target, tuning, progress)
 
     @property
@@ -81,11 +83,18 @@ class Workbench:
 
     def _is_small(self, ready: Graph) -> bool:
         """Whether a library that is not small exceeds a budget, or the target's memory: then it is built so."""
+        if not self._is_limited and self._limited.resources.memory_bytes is None:
+            return False
+        key = fingerprint(ready)
+        if key not in self._small:
+            self._small[key] = self._exceeds(self._lowered(ready, small=False))
+        return self._small[key]
+
+    def _exceeds(self, program: Program) -> bool:
         budget, available = self._limited.budget, self._limited.resources.memory_bytes
-        program = self._lowered(ready, small=False)
         if excess(program, budget, available) is not None:
             return True
-        return oversize(0 if budget.size_bytes is None else self._size(program), budget) is not None
+        return budget.size_bytes is not None and oversize(self._size(program), budget) is not None
 
     def _size(self, program: Program) -> int:
         # A hash of the model stands in the library.

@@ -9,8 +9,8 @@ from corpus.multiplications import multiplications
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
-from lepton_compile.pruning.latency import channels_of
 from lepton_compile.pruning.removal import remove
+from lepton_compile.pruning.uses import channels_of
 
 
 def of_widths(graph: Graph, widths: Sequence[int]) -> Graph:

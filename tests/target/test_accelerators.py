@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
+from target.recorded import machine
 
 from lepton_compile.target import Accelerator, resolve_target
 from lepton_compile.target import accelerators as module
@@ -43,14 +43,6 @@ MODALIAS=of:Nv3dT(null)Cbrcm,2711-v3d
 """
 ROCKET = "DRIVER=rocket\nOF_NAME=npu\nOF_COMPATIBLE_0=rockchip,rk3588-rknn-core\nOF_COMPATIBLE_N=1\n"
 VIRTIO = "DRIVER=virtio_gpu\nMODALIAS=virtio:d00000010v00001AF4\n"
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def render_node(number: int, uevent: str, **more: str) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from target.recorded import machine
 
 from lepton_compile import TargetError, list_targets, resolve_target, sense_host
 from lepton_compile.target import host as host_module
@@ -21,14 +21,6 @@ V3 = f"{V2} abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"
 V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
 PI = "fp asimd evtstrm crc32 cpuid"
 A76 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 def cpuinfo(flags: str, count: int = 1, key: str = "flags", **more: str) -> str:
