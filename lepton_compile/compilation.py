@@ -21,6 +21,7 @@ from lepton_compile.planning import Plan, adapt, explore
 from lepton_compile.planning.adapt import choose_passes
 from lepton_compile.planning.points import point_of, records
 from lepton_compile.planning.variants import FULL, Decided, faster, in_order, instruction_sets, spread
+from lepton_compile.reporting.quantities import format_seconds
 from lepton_compile.rewriting import Context, Pass
 from lepton_compile.rewriting.limits import fit, limits
 from lepton_compile.target import Target, with_latency
@@ -263,5 +264,5 @@ class Compilation:
 def _require_fast(seconds: float, most: float, plan: Plan) -> None:
     """Refuse a model that takes longer than its budget."""
     if seconds > most:
-        problem = f"a run takes {seconds * 1e3:.3f} ms, and the budget for latency is {most * 1e3:.3f}"
+        problem = f"a run takes {format_seconds(seconds)}, and the budget for latency is {format_seconds(most)}"
         raise BudgetError("; ".join(filter(None, (problem, plan.why_not("channel_pruning")))))

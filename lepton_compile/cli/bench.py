@@ -10,7 +10,7 @@ import typer
 
 import lepton_compile
 from lepton_compile.cli.arrays import read_inputs
-from lepton_compile.cli.options import require_writable, write_text
+from lepton_compile.cli.options import Limits, read_limits, require_writable, write_text
 from lepton_compile.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def bench(
     input: Annotated[
         list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="An input; random where not given.")
     ] = None,
+    adapt: Limits = None,
     seconds: Annotated[float, typer.Option(metavar="S", help="How long to measure latencies.")] = 3.0,
     profile: Annotated[bool, typer.Option("--profile", help="Show the time of every step as well.")] = False,
     json_file: Annotated[
@@ -48,9 +49,12 @@ def bench(
     files = [path for path in (json_file, html_file) if path is not None]
     for path in files:
         require_writable(path)
+    latency, memory = read_limits(adapt)
     measured = lepton_compile.bench(
         folder,
         threads=threads,
+        latency_s=latency,
+        memory_bytes=memory,
         inputs=read_inputs(input),
         against=tuple(name.strip() for name in (against or "").split(",") if name.strip()),
         model=model,
@@ -60,6 +64,8 @@ def bench(
     if measured.random_inputs:
         typer.echo(f"random inputs: {', '.join(measured.random_inputs)}")
     typer.echo(f"{measured.processor}, {measured.threads} thread{'s' if measured.threads > 1 else ''}\n")
+    if measured.variant:
+        typer.echo(f"variant {measured.variant}\n")
     _print(engine_rows(measured))
     for name, engine in measured.engines.items():
         if engine.problem:

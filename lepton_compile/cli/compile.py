@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 
 import lepton_compile
 from lepton_compile.cli.options import (
-    Model,
     Shapes,
     TargetOption,
     read_budget,
@@ -21,13 +21,18 @@ from lepton_compile.cli.options import (
 )
 from lepton_compile.cli.progress import show_progress
 from lepton_compile.reporting.quantities import format_bytes
-from lepton_compile.runtime.loader import check_destination
+from lepton_compile.runtime.loader import CompiledModel, check_destination
 
 
 def compile(
-    model: Model,
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...", help="An ONNX file; or a family of them, of which the largest is taken that fits."
+        ),
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write; NAME.lepton by default.")
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write; MODEL.lepton by default.")
     ] = None,
     target: TargetOption = "host",
     shape: Shapes = None,
@@ -81,15 +86,15 @@ def compile(
         Path | None, typer.Option(metavar="FOLDER", help="Write the graph after every pass, as ONNX.")
     ] = None,
 ) -> None:
-    """Compile MODEL into a folder with a native library, its C header and a manifest."""
-    folder = output or Path(f"{model.stem}.lepton")
+    """Compile MODEL into a folder with a native library, its C header and a manifest; of several the largest that fits."""
+    folder = output or Path(f"{models[0].stem}.lepton")
     check_destination(folder)
     shapes = read_shapes(shape)
     replayed = [lepton_compile.Plan.from_json(read_text(each)) for each in plan] if plan else None
     begin = time.perf_counter()
     with show_progress() as progress:
         compiled = lepton_compile.compile(
-            model,
+            models if len(models) > 1 else models[0],
             target,
             name=name,
             shapes=shapes,
@@ -108,15 +113,26 @@ def compile(
             progress=progress,
         )
         compiled.save(folder)
-    lossy = [step for step in compiled.manifest["passes"] if not step["exact"]]
-    for step in lossy:
-        typer.echo(f"{step['pass']}: {step['reason']}")
-    if calibration is not None and not lossy:
-        made = lepton_compile.Plan.from_json(read_text(folder / "plan.json"))
-        for answer in made.declined:
-            if answer.name == "quantization":
-                typer.echo(f"nothing is quantized: {answer.reason}")
+    for line in _decisions(compiled, judged=calibration is not None):
+        typer.echo(line)
     for note in compiled.manifest["notes"]:
         typer.echo(f"note: {note}", err=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     typer.echo(f"wrote {folder} ({format_bytes(size)}) for {target} in {time.perf_counter() - begin:.1f} s")
+
+
+def _decisions(compiled: CompiledModel, judged: bool) -> Iterator[str]:
+    """What approximate passes did, of each variant; and where there were samples to judge, why others did nothing."""
+    manifest, plan = compiled.manifest, compiled.plan or {}
+    for member in plan.get("family", ()):
+        yield f"{member['model']} does not fit: {member['why']}"
+    for variant in manifest.get("variants") or [manifest | {"name": ""}]:
+        begin = f"{variant['name']}: " if variant["name"] else ""
+        for step in variant["passes"]:
+            if not step["exact"]:
+                yield f"{begin}{step['pass']}: {step['reason']}"
+    done = {step["pass"] for step in manifest["passes"]}
+    lossy = {entry.name for entry in lepton_compile.list_passes() if judged and not entry.exact}
+    for answer in plan.get("declined", ()):
+        if answer["pass"] in lossy - done:
+            yield f"{answer['pass']} changes nothing: {answer['reason']}"

@@ -38,7 +38,21 @@ def _show_folder(folder: Path) -> None:
             ("  peak of one instance, weights included", format_bytes(memory["peak_bytes"])),
         )
     )
-    typer.echo("\nkernels")
+    if model.variants:
+        typer.echo("\nvariants, the best first")
+        print_table(
+            (
+                (
+                    f"  {variant.name}",
+                    f"{variant.seconds * 1e3:.3f}",
+                    format_bytes(variant.arena_bytes),
+                    format_bytes(variant.weights_bytes),
+                )
+                for variant in model.variants
+            ),
+            header=("  variant", "ms on one thread", "arena", "weights read"),
+        )
+    typer.echo(f"\nkernels{f' of {model.variants[0].name}' if model.variants else ''}")
     families: dict[str, list[int]] = {}
     for kernel in model.manifest["kernels"]:
         counts = families.setdefault(kernel["family"], [0, 0, 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -14,6 +14,14 @@ from lepton_compile.target import Budget
 from lepton_compile.target.quantities import parse_quantity
 
 Model: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+Limits: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--adapt",
+        metavar="latency=5ms,memory=64MB",
+        help="What a run may take: the library takes the best of its variants that keeps it.",
+    ),
+]
 TargetOption: TypeAlias = Annotated[
     str, typer.Option("--target", metavar="NAME", help="A target's name or file; `lepton targets` lists them.")
 ]
@@ -62,23 +70,46 @@ def read_budget(text: str | None) -> Budget | None:
     """
     if text is None:
         return None
-    amounts: dict[str, int] = {}
-    latency: float | None = None
-    drop: float | None = None
-    for name, amount in read_pairs("--budget", text.split(",")).items():
+    amounts = _read_amounts("--budget", text, ("latency", "size", "memory", "drop"))
+    return Budget(
+        latency_s=amounts.get("latency"),
+        size_bytes=_whole(amounts.get("size")),
+        memory_bytes=_whole(amounts.get("memory")),
+        max_drop=amounts.get("drop"),
+    )
+
+
+def read_limits(text: str | None) -> tuple[float | None, int | None]:
+    """Read limits such as `latency=5ms,memory=64MB`: seconds and bytes, as `lepton_compile.load` takes them.
+
+    Raises:
+        typer.BadParameter: It names something else, or an amount is none.
+    """
+    amounts = {} if text is None else _read_amounts("--adapt", text, ("latency", "memory"))
+    return amounts.get("latency"), _whole(amounts.get("memory"))
+
+
+def _read_amounts(option: str, text: str, names: Sequence[str]) -> dict[str, float]:
+    """Amounts by name: of latency seconds, of drop a share, of others bytes."""
+    amounts: dict[str, float] = {}
+    for name, amount in read_pairs(option, text.split(",")).items():
+        if name not in names:
+            known = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise typer.BadParameter(f"'{name}' is none of {known}", param_hint=f"'{option}'")
         if name == "drop":
-            drop = _read_share(amount)
+            amounts[name] = _read_share(amount)
             continue
-        if name not in ("latency", "size", "memory"):
-            raise typer.BadParameter(f"'{name}' is none of latency, size, memory and drop", param_hint="'--budget'")
         try:
-            if name == "latency":
-                latency = float(parse_quantity(amount, "seconds"))
-                continue
-            amounts[f"{name}_bytes"] = int(parse_quantity(amount, "bytes"))
+            amounts[name] = float(parse_quantity(amount, "seconds" if name == "latency" else "bytes"))
         except ValueError as error:
-            raise typer.BadParameter(f"{name} {error}", param_hint="'--budget'") from error
-    return Budget(**amounts, latency_s=latency, max_drop=drop)
+            raise typer.BadParameter(f"{name} {error}", param_hint=f"'{option}'") from error
+        if not amounts[name]:
+            raise typer.BadParameter(f"{name} has to be above 0", param_hint=f"'{option}'")
+    return amounts
+
+
+def _whole(amount: float | None) -> int | None:
+    return None if amount is None else int(amount)
 
 
 def _read_share(text: str) -> float:

@@ -12,7 +12,7 @@ import typer
 
 import lepton_compile
 from lepton_compile.cli.arrays import read_inputs
-from lepton_compile.cli.options import reason
+from lepton_compile.cli.options import Limits, read_limits, reason
 from lepton_compile.cli.table import format_shape, print_table
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ def run(
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads to run on; all processors by default.")
     ] = None,
+    adapt: Limits = None,
 ) -> None:
     """Run a compiled model and print its outputs in brief."""
     from lepton_compile.measuring.inputs import random_values
 
-    model = lepton_compile.load(folder, threads=threads, verify=True)
+    latency, memory = read_limits(adapt)
+    model = lepton_compile.load(folder, threads=threads, latency_s=latency, memory_bytes=memory, verify=True)
     inputs = read_inputs(input)
     missing = [tensor for tensor in model.inputs if tensor.name not in inputs]
     if missing:
@@ -52,7 +54,8 @@ def run(
 
     header = ("output", "type", "shape", "least", "mean", "greatest")
     print_table(((name, *_summary(array)) for name, array in outputs.items()), header)
-    typer.echo(f"ran in {seconds * 1e3:.2f} ms (the first time, with setting up, in {first * 1e3:.2f} ms)")
+    ran = "ran" if model.variant is None else f"variant {model.variant.name} ran"
+    typer.echo(f"{ran} in {seconds * 1e3:.2f} ms (the first time, with setting up, in {first * 1e3:.2f} ms)")
     if output is not None:
         _write_arrays(output, outputs)
         typer.echo(f"wrote {output}")

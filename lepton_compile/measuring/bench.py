@@ -33,6 +33,7 @@ class Benchmark:
         target: What it was compiled for.
         processor: The machine that it ran on.
         threads: Threads that every engine ran on.
+        variant: Which of its variants was measured; "" where it has none.
         random_inputs: Names of the inputs that were random.
         engines: What each engine did, `OURS` among them.
         steps: The steps in the order in which they ran; empty without a profile.
@@ -49,6 +50,7 @@ class Benchmark:
     steps: tuple[StepTime, ...] = ()
     roofline: Roofline | None = None
     note: str = ""
+    variant: str = ""
 
     @property
     def families(self) -> tuple[StepTime, ...]:
@@ -70,6 +72,8 @@ def bench(
     folder: str | os.PathLike[str],
     *,
     threads: int | None = None,
+    latency_s: float | None = None,
+    memory_bytes: int | None = None,
     inputs: Mapping[str, npt.NDArray[Any]] | None = None,
     against: Sequence[str] = (),
     model: str | os.PathLike[str] | None = None,
@@ -81,6 +85,8 @@ def bench(
     Args:
         folder: What `CompiledModel.save` or `lepton compile` wrote.
         threads: Threads that every engine runs on; None, or more than there are processors: one on each of those.
+        latency_s: What a run may take, for the choice among variants of the model: see `CompiledModel.adapt`.
+        memory_bytes: What an instance may take, for the same.
         inputs: Arrays for some of the inputs; the others are random.
         against: Other engines to measure in turn with it, of `lepton_compile.measuring.peers.PEERS`.
         model: The ONNX file that it was compiled from, which the other engines run.
@@ -100,7 +106,7 @@ def bench(
         raise LeptonError(f"seconds is {seconds:g}; it must be a number of at least 0", seconds=seconds)
     require_peers(against)
     count = min(checked_threads(threads) or processors(), processors())
-    compiled = load(folder, threads=count)
+    compiled = load(folder, threads=count, latency_s=latency_s, memory_bytes=memory_bytes)
     path = None if model is None else Path(model)
     if path is not None:
         _require_same_model(compiled, path)
@@ -128,6 +134,7 @@ def bench(
         threads=count,
         random_inputs=tuple(tensor.name for tensor in missing),
         engines=measure_engines(loaders, feed, seconds),
+        variant="" if compiled.variant is None else compiled.variant.name,
     )
     return _profiled(result, compiled, feed) if profile else result
 

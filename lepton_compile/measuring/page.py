@@ -20,6 +20,7 @@ def page(benchmark: Benchmark) -> str:
     title = f"{benchmark.name} for {benchmark.target}"
     parts = [
         f"<p>{escape(benchmark.processor)}, {benchmark.threads} thread{'s' if benchmark.threads > 1 else ''}</p>",
+        *([f"<p>variant {escape(benchmark.variant)}</p>"] if benchmark.variant else []),
         table(*engine_rows(benchmark)),
     ]
     if benchmark.steps:

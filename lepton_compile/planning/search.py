@@ -22,6 +22,7 @@ from filelock import FileLock
 from lepton_compile.errors import LeptonError
 from lepton_compile.planning.plan import Plan
 from lepton_compile.planning.points import Point, Settings
+from lepton_compile.reporting.quantities import format_seconds
 
 if TYPE_CHECKING:
     import optuna
@@ -181,4 +182,4 @@ def _recalled(told: Mapping[str, object], plan: Path) -> Point | None:
 
 def _told(point: Point) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in point.settings.items())
-    return f"{settings}: {point.taken['latency'] * 1e3:.3f} ms, drop {point.drop:.4g}"
+    return f"{settings}: {format_seconds(point.taken['latency'])}, drop {point.drop:.4g}"

@@ -33,6 +33,7 @@ from lepton_compile.quantization.reconstruction import NEAREST, Reconstruction, 
 from lepton_compile.quantization.shrinking import shrink
 from lepton_compile.quantization.trials import Trial, losses
 from lepton_compile.quantization.weight_only import weights_lost
+from lepton_compile.reporting.quantities import format_seconds
 from lepton_compile.rewriting.biases import add_to_outputs, correctable
 from lepton_compile.rewriting.limits import Limit, Resource
 from lepton_compile.rewriting.passes import Context
@@ -151,14 +152,14 @@ def plan(
     if not taken:
         reason = "no layer holds the contract" if damaging else "no layer is faster in another precision"
         if quickest:
-            reason = f"the whole would not be faster: {changed * 1e3:.3f} ms instead of {unchanged * 1e3:.3f}"
+            reason = f"the whole would not be faster: {format_seconds(changed)} instead of {format_seconds(unchanged)}"
         return Planned(None, reason, refusals, findings)
     judgement = study.judge(chosen)
     findings["metric"] = _metric(contract, judgement)
     reason = f"{_counts(taken)}; {contract.metric_name} {judgement}"
     if context.measure is not None and faster:
         findings |= {"before": {"latency": unchanged}, "after": {"latency": changed}}
-        reason += f"; {unchanged * 1e3:.3f} ms become {changed * 1e3:.3f}"
+        reason += f"; {format_seconds(unchanged)} become {format_seconds(changed)}"
     return Planned(study.recipe(chosen), reason, refusals, findings)
 
 

@@ -12,6 +12,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def format_seconds(seconds: float) -> str:
+    """A time for people: 0.0015 is "1.500 ms"."""
+    return f"{seconds * 1e3:.3f} ms" if seconds >= 1e-4 else f"{seconds * 1e6:.3g} us"
+
+
 def format_amount(resource: str, taken: float) -> str:
     """What is taken of a resource, for people: of "latency" seconds, of others bytes."""
-    return f"{taken * 1e3:.3f} ms" if resource == "latency" else format_bytes(taken)
+    return format_seconds(taken) if resource == "latency" else format_bytes(taken)

@@ -33,7 +33,7 @@ def test_calibration_data_from_a_file(lepton, model, data, tmp_path):
 def test_a_target_that_gains_nothing_says_so(lepton, model, data, tmp_path):
     outcome = lepton("compile", model, "--target", "x86-64-v3", "-o", tmp_path / "out", "--calibration", data)
     assert outcome.code == 0
-    assert "nothing is quantized: target 'x86-64-v3' has no instruction" in outcome.out
+    assert "quantization changes nothing: target 'x86-64-v3' has no instruction" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_contract_that_nothing_holds_gives_the_exact_model_and_says_so(lepton,
     options = ["--calibration", data, "--metric", "relative_error", "--budget", "drop=0"]
     outcome = lepton("compile", model, "--target", "x86-64-v4-vnni", "-o", tmp_path / "out", *options)
     assert outcome.code == 0
-    assert "nothing is quantized: no layer holds the contract" in outcome.out
+    assert "quantization changes nothing: no layer holds the contract" in outcome.out
 
 
 def test_a_size_that_cannot_be_met_is_exit_code_3_and_nothing_is_written(lepton, model, data, tmp_path):

@@ -67,7 +67,7 @@ def test_compile_hands_its_options_on(lepton, monkeypatch, tmp_path):
         given.update(options, model=model, target=target)
         lossy = {"pass": "quantization", "exact": False, "reason": "2 of 3 layers"}
         manifest = {"notes": ["a branch gives NaN"], "passes": [lossy, {"pass": "gelu", "exact": True, "reason": "1"}]}
-        return SimpleNamespace(save=lambda folder: Path(folder).mkdir(), manifest=manifest)
+        return SimpleNamespace(save=lambda folder: Path(folder).mkdir(), manifest=manifest, plan=None)
 
     monkeypatch.setitem(vars(lepton_compile), "compile", compile)
     options = [

@@ -148,7 +148,7 @@ def test_the_front_of_a_net(cache, tmp_path, monkeypatch) -> None:
     (chosen,) = (each for each in other.plan["points"] if each["taken"])
     assert chosen["drop"] == min(each["drop"] for each in other.plan["points"] if each["latency"] <= half)
     assert len(tried) == 6 and not [line for line in lines if line.startswith("search")]
-    with pytest.raises(lc.BudgetError, match=r"none keeps the budgets; the nearest: a run takes .* ms, and may take"):
+    with pytest.raises(lc.BudgetError, match=r"none keeps the budgets; the nearest: a run takes .*s, and may take"):
         lc.compile(path, target, budget=lc.Budget(max_drop=0.3, latency_s=1e-9), **arguments)
 
 

@@ -94,7 +94,7 @@ def test_what_is_compiled_answers_as_the_pruned_graph() -> None:
 def test_what_cannot_be_met_says_how_near_it_came(share: float, drop: float, why: str) -> None:
     target, _ = asked(share)
     budget = Budget(max_drop=drop)
-    with pytest.raises(lc.BudgetError, match=f"a run takes .* ms, and the budget for latency is .*{why}"):
+    with pytest.raises(lc.BudgetError, match=f"a run takes .*s, and the budget for latency is .*{why}"):
         lc.compile(net(), target, calibration=samples(), metric="relative_error", budget=budget, tuning="model")
 
 
