@@ -86,7 +86,7 @@ def compile(
         Path | None, typer.Option(metavar="FOLDER", help="Write the graph after every pass, as ONNX.")
     ] = None,
 ) -> None:
-    """Compile MODEL into a folder with a native library, its C header and a manifest; of several the largest that fits."""
+    """Compile MODEL, or the largest of several that fits, into a folder: a native library, its C header, a manifest."""
     folder = output or Path(f"{models[0].stem}.lepton")
     check_destination(folder)
     shapes = read_shapes(shape)
