@@ -10,8 +10,9 @@ An error is a mean square, of probabilities too (Brier's score), relative to the
 or of the tensor (of a hint) over samples. So it has no unit, and outputs of any meaning and magnitude count alike.
 
 Adam (Kingma and Ba, 2015, arXiv:1412.6980) takes steps that are relative to the size of each layer's weights, on a
-cycle that warms up and cools down to nothing (Smith and Topin, 2019, arXiv:1708.07120). After each pass, samples that
-no step has seen judge; the weights that do best there are kept. Normalizations are in inference mode.
+cycle that warms up and cools down to nothing (Smith and Topin, 2019, arXiv:1708.07120). Where there is time, further
+cycles with larger steps begin anew: shallow nets gain from steps that would ruin deep ones. After each pass, samples
+that no step has seen judge; the weights that do best there are kept. Normalizations are in inference mode.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ Array = npt.NDArray[Any]
 
 # Operators of which weights learn: their second input, and of recurrent layers the third.
 _TRAINED = "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LSTM", "GRU"
-# The largest steps with one sample each, as a share of the weights' root mean square. Steps of more samples are larger
-# by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
-_RATE = 3e-4
+# The largest steps of each cycle with one sample each, as a share of the weights' root mean square. Steps of more
+# samples are larger by the square root, as is right for Adam (Malladi et al., 2022, arXiv:2205.10287).
+_RATES = 3e-4, 1.3e-3, 6e-3
 # How many tensors inside are hints, at equal distances between layers.
 _HINTS = 8
 # The share of a cycle in which steps grow.
@@ -64,7 +65,8 @@ class Distilled:
             what it began with.
         before: The error on samples that judge, with what it began with.
         after: The error with the weights that are kept.
-        epochs: Passes that were made.
+        epochs: Passes that were made in the cycle that did best.
+        rate: The largest steps of that cycle, as a share of weights.
         late: Whether there was no time for more.
     """
 
@@ -72,6 +74,7 @@ class Distilled:
     before: float
     after: float
     epochs: int
+    rate: float
     late: bool
 
 
@@ -86,6 +89,7 @@ def distil(
     *,
     epochs: int,
     batch: int,
+    cycles: int = 1,
     seconds: float = math.inf,
     threads: int = 1,
 ) -> Distilled:
@@ -101,9 +105,10 @@ def distil(
         channels: What was removed.
         learning: Inputs to learn from; `start` should have been found with these alone, too.
         judging: Inputs that tell when to stop.
-        epochs: Passes over what to learn from, at most.
+        epochs: Passes over what to learn from, at most, in each cycle.
         batch: Samples of a step.
-        seconds: After which it stops; the cycle is as long as the first pass makes expect.
+        cycles: How many cycles begin from the start, each with larger steps than the one before; 3 at most.
+        seconds: After which it stops; a cycle is as long as its first passes make expect.
         threads: Of PyTorch.
 
     Raises:
@@ -122,7 +127,19 @@ def distil(
     ]
     with _on_threads(threads):
         lesson = lesson.measured(learning)
-        return _train(lesson, layers, learning, judging, epochs=epochs, batch=batch, deadline=deadline)
+        parameters = [parameter for layer in layers for parameter in layer.parameters]
+        begin = [parameter.detach().clone() for parameter in parameters]
+        made: list[Distilled] = []
+        for number, rate in enumerate(_RATES[:cycles]):
+            with torch.no_grad():
+                for parameter, value in zip(parameters, begin, strict=True):
+                    parameter.copy_(value)
+            now = time.monotonic()
+            until = now + (deadline - now) / (cycles - number)
+            made.append(
+                _train(lesson, layers, learning, judging, rate=rate, epochs=epochs, batch=batch, deadline=until)
+            )
+        return min(made, key=lambda each: each.after)
 
 
 @dataclass(frozen=True)
@@ -253,11 +270,11 @@ def _train(
     learning: Samples,
     judging: Samples,
     *,
+    rate: float,
     epochs: int,
     batch: int,
     deadline: float,
 ) -> Distilled:
-    begin = time.monotonic()
     lesson.student.requires_grad_(False)
     for layer in layers:
         for parameter in layer.parameters:
@@ -268,13 +285,14 @@ def _train(
     kept: Repair | None = None
     planned, epoch, late = epochs, 0, False
     while epoch < planned and not late:
+        begin = time.monotonic()
         order = random.permutation(len(learning))
         for place in range(0, len(order), batch):
             if late := time.monotonic() > deadline:
                 break
             share = (epoch + place / len(order)) / planned
             for layer, group in zip(layers, optimizer.param_groups, strict=True):
-                group["lr"] = _RATE * math.sqrt(batch) * layer.size * _cycle(share)
+                group["lr"] = rate * math.sqrt(batch) * layer.size * _cycle(share)
             optimizer.zero_grad()
             torch.autograd.backward(lesson.error([learning[number] for number in order[place : place + batch]]))
             optimizer.step()
@@ -286,10 +304,10 @@ def _train(
                 {layer.told: layer.new_weights for layer in layers},
                 {layer.name: layer.offsets for layer in layers if layer.bias is not None},
             )
-        if epoch == 1:  # so that the cycle ends in time
+        if epoch <= 2:  # so that the cycle ends in time; the first pass of all is slower than others
             left = deadline - time.monotonic()
-            planned = int(min(epochs, 1 + max(0.0, left / (time.monotonic() - begin))))
-    return Distilled(kept, before, best, epoch, late or planned < epochs)
+            planned = int(min(epochs, epoch + max(0.0, left / (time.monotonic() - begin))))
+    return Distilled(kept, before, best, epoch, rate, late or planned < epochs)
 
 
 def _cycle(share: float) -> float:

@@ -27,6 +27,8 @@ SECONDS = 60.0
 
 # Passes over all samples: below the one too few for a cycle of the rate of learning, beyond the other not worth it.
 _FEWEST_EPOCHS, _MOST_EPOCHS = 4, 20
+# Where time allows more passes, so many times as many, at other rates of learning.
+_MOST_CYCLES = 3
 # A step averages over so many samples, or over fewer where steps would be few.
 _LARGEST_BATCH, _FEWEST_STEPS = 16, 32
 # The gradients of a product take two products more.
@@ -75,13 +77,15 @@ class Choice:
     """An optimizer.
 
     Attributes:
-        epochs: Passes over all samples by Adam; 0: least squares alone.
+        epochs: Passes over all samples by Adam in each cycle; 0: least squares alone.
+        cycles: How often it begins anew, at another rate of learning.
         batch: Samples of a step.
         threads: Of PyTorch.
         reason: Why, in one line.
     """
 
     epochs: int
+    cycles: int
     batch: int
     threads: int
     reason: str
@@ -114,16 +118,17 @@ def choose(work: Work, machine: Target | None, seconds: float = SECONDS, install
         batch = min(batch, fitting)
     threads = resources.cores if batch * work.epoch / work.samples >= _FOR_THREADS else 1
     peak = resources.multiply_adds * threads * (resources.frequency_hz or _FREQUENCY) * machine.vector_bytes / 4
-    epochs = min(_MOST_EPOCHS, math.floor(seconds * _REACHED * peak / max(work.epoch, 1.0)))
+    passes = math.floor(seconds * _REACHED * peak / max(work.epoch, 1.0))
+    epochs = min(_MOST_EPOCHS, passes)
+    cycles = min(_MOST_CYCLES, max(1, passes // _MOST_EPOCHS))
     figures = (
         f"{work.samples} samples take {work.epoch / 1e9:.1f} billion multiply-adds a pass, and this machine is "
         f"expected to do {_REACHED * peak / 1e9:.1f} a second"
     )
     if epochs < _FEWEST_EPOCHS:
         return _least_squares(f"{figures}: in {seconds:.0f} s Adam would not pass {_FEWEST_EPOCHS} times over them")
-    return Choice(
-        epochs, batch, threads, f"Adam behind least squares, as {figures}: {epochs} passes in steps of {batch}"
-    )
+    plan = f"{epochs} passes in steps of {batch}{f' at each of {cycles} rates of learning' if cycles > 1 else ''}"
+    return Choice(epochs, cycles, batch, threads, f"Adam behind least squares, as {figures}: {plan}")
 
 
 def multiply_adds(graph: Graph) -> float:
@@ -140,7 +145,7 @@ def multiply_adds(graph: Graph) -> float:
 
 
 def _least_squares(why: str) -> Choice:
-    return Choice(0, 0, 0, f"least squares, as {why}")
+    return Choice(0, 0, 0, 0, f"least squares, as {why}")
 
 
 def _has_torch() -> bool:

@@ -20,7 +20,7 @@ from lepton_compile.rewriting.limits import Limit, Resource
 from lepton_compile.rewriting.passes import Context
 
 # How many samples the importance of channels and the weights that make up for them are found with, at most.
-_SAMPLES = 1024
+_SAMPLES = 4096
 # How often what is measured may correct what was expected.
 _ATTEMPTS = 4
 _NOT_REPAIRED = "no repair"

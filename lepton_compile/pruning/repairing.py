@@ -81,18 +81,17 @@ def _distilled(
             judging,
             epochs=choice.epochs,
             batch=choice.batch,
+            cycles=choice.cycles,
             seconds=SECONDS,
             threads=choice.threads,
         )
     except UnsupportedOperatorError as error:
         return None, f"least squares alone, as {error}"
-    ended = f"after {made.epochs} passes{', for more of which there was no time,' if made.late else ''}"
+    late = ", for more of which there was no time," if made.late else ""
     if made.repair is None:
-        return None, f"{ended} nothing was better than what least squares had found"
-    return (
-        made.repair,
-        f"{ended} the error on {len(judging)} other samples fell from {made.before:.3g} to {made.after:.3g}",
-    )
+        return None, f"after {made.epochs} passes{late} nothing was better than what least squares had found"
+    fell = f"the error on {len(judging)} other samples fell from {made.before:.3g} to {made.after:.3g}"
+    return made.repair, f"after {made.epochs} passes at a rate of {made.rate:g}{late} {fell}"
 
 
 def _machine() -> Target | None:

@@ -103,6 +103,30 @@ def test_time_ends_it() -> None:
     assert made.late and made.epochs < 1000
 
 
+def test_a_shallow_net_learns_more_by_larger_steps() -> None:
+    distillation = pytest.importorskip("lepton_compile.pruning.distillation")
+    graph = correlated()
+    channels, left = pruned(graph)
+    given = samples(graph, 60)
+    one, several = (
+        distillation.distil(
+            graph,
+            left.copy(),
+            NOTHING,
+            find_groups(graph),
+            channels,
+            given[:50],
+            given[50:],
+            epochs=6,
+            batch=2,
+            cycles=cycles,
+        )
+        for cycles in (1, 3)
+    )
+    assert several.after < one.after and several.rate > one.rate
+    assert several.before == one.before
+
+
 @pytest.mark.parametrize(
     ("work", "machine", "installed", "why"),
     [
@@ -120,12 +144,12 @@ def test_where_least_squares_are_chosen(work: Work, machine: Target | None, inst
 
 def test_where_adam_is_chosen() -> None:
     rich = choose(WORK, MACHINE, installed=True)
-    assert rich.epochs == 20 and rich.batch == 6
+    assert rich.epochs == 20 and rich.cycles == 3 and rich.batch == 6
     assert rich.threads == 1  # a step is too little for more
     assert "200 samples take 0.5 billion multiply-adds a pass" in rich.reason
     # On a slower machine, or with less memory, as much as there is.
     slow = choose(replace(WORK, original=2e8), MACHINE, installed=True)
-    assert 4 <= slow.epochs < 20 and slow.threads == 1
+    assert 4 <= slow.epochs < 20 and slow.cycles == 1 and slow.threads == 1
     server = replace(MACHINE, resources=replace(MACHINE.resources, cores=64))
     large = choose(replace(WORK, original=8e9), server, installed=True)
     assert 4 <= large.epochs < 20 and large.threads == 64
