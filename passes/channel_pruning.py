@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # share of what may be taken: they take a minute each time.
 _ATTEMPTS = 3
 _MARGIN = 0.97
+# What share of what may be taken is near enough to it.
+_CLOSE = 0.9
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,18 @@ class ChannelPruning(Pass):
             return Decline(compared(taken, "without it"))
         key = "channels", fingerprint(graph), *(limit.resource for limit in limited)
         planner = contract.once(key, lambda: Planner(graph, target.vector_bytes // 4, context, limited))
-        goals = before
+        goals, proposal = before, None
         for _ in range(_ATTEMPTS):
             goals = [
-                goal * min(1.0, _MARGIN * limit.most / each)
-                for goal, limit, each in zip(goals, limited, taken, strict=True)
+                min(whole, goal * _MARGIN * limit.most / each)
+                for whole, goal, limit, each in zip(before, goals, limited, taken, strict=True)
             ]
             pruned = planner.within(goals)
             if isinstance(pruned, TooMuch):
-                return Decline(pruned.reason, pruned.refusals)
+                return proposal or Decline(pruned.reason, pruned.refusals)
             if not pruned.holds:
                 bound = f"the contract would not hold, as the metric may drop by {contract.max_drop:g}"
-                return Decline(f"{bound}: {pruned.reason}", pruned.refusals, pruned.findings)
+                return proposal or Decline(f"{bound}: {pruned.reason}", pruned.refusals, pruned.findings)
             rewrite = replace(
                 self,
                 removed=pruned.removed,
@@ -103,8 +105,13 @@ class ChannelPruning(Pass):
             taken = later(rewrite.run(graph.copy(), context))
             if fit(limited, taken):
                 reason = f"{pruned.reason}; {compared(taken, 'in the end')}"
-                return Proposal(rewrite, reason, pruned.refusals, pruned.findings)
-        return Decline(f"{compared(taken)}: {pruned.reason}")
+                proposal = Proposal(rewrite, reason, pruned.refusals, pruned.findings)
+                # Where later passes save more of what is left than was expected, channels went that can stay.
+                if max(each / limit.most for limit, each in zip(limited, taken, strict=True)) > _CLOSE:
+                    return proposal
+            elif proposal is not None:
+                return proposal
+        return proposal or Decline(f"{compared(taken)}: {pruned.reason}")
 
     def _asked(self, graph: Graph, context: Context) -> list[Limit]:
         """The share of a run's time that is to be left, of what it was before any channel went."""

@@ -8,14 +8,15 @@ import math
 import numpy as np
 import onnx
 import pytest
+from lepton_compile.passes.channel_pruning import ChannelPruning
 from lowering.conftest import Model
 
 import lepton_compile as lc
 from lepton_compile.evaluation.contract import Contract
 from lepton_compile.evaluation.metrics import metric_of
-from lepton_compile.model import import_model
+from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt
-from lepton_compile.rewriting import Context
+from lepton_compile.rewriting import Context, Proposal, Stage
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
 from lepton_compile.tuning import Workbench
 
@@ -108,3 +109,25 @@ def test_nothing_to_remove() -> None:
             calibration=[{"x0": np.eye(64, dtype=np.float32) * scale} for scale in (1, 2, 3)],
             budget=Budget(latency_s=1e-9),
         )
+
+
+def test_channels_stay_where_later_passes_save_more_than_was_expected() -> None:
+    """What is expected of later passes is what they save of the whole graph."""
+    target, whole = asked(0.6)
+    seconds = bench(target).seconds
+    graph = import_model(net())
+
+    def measure(of: Graph) -> dict[str, float]:
+        return {step: (0.6 if of.name == "later" else 1.0) * taken for step, taken in seconds(of).items()}
+
+    def outlook(of: Graph, stage: Stage) -> Graph:
+        if math.fsum(seconds(of).values()) < whole:
+            of = of.copy()
+            of.gs.name = "later"
+        return of
+
+    context = Context(contract(0.5), measure, outlook=outlook)
+    proposal = ChannelPruning().propose(graph, target, context)
+    assert isinstance(proposal, Proposal)
+    made = proposal.rewrite.run(graph.copy(), context)
+    assert 0.9 * 0.6 * whole < 0.6 * math.fsum(seconds(made).values()) <= 0.6 * whole
