@@ -17,9 +17,11 @@ import onnx_graphsurgeon as gs
 from lepton_compile.model.traversal import captured, subgraphs, walk
 from lepton_compile.pruning.channels import Channels, Labels, fixed, is_fixed
 from lepton_compile.rewriting.elementwise import OPERATORS
-from lepton_compile.rewriting.patterns import ONNX_DOMAINS, constant, operand
+from lepton_compile.rewriting.patterns import ONNX_DOMAINS, constant, is_operator, operand, producer
 
 Axes: TypeAlias = list[Labels]
+
+_TOGETHER = "takes all channels together"
 
 
 class Labelling:
@@ -233,16 +235,34 @@ def _across(default: int) -> Transfer:
         axis = int(node.attrs.get("axis", default)) % len(x)
         last = len(x) if node.op == "LayerNormalization" else axis + 1
         for labels in x[axis:last]:
-            labelling.freeze(labels, node, "takes all channels together")
+            labelling.freeze(labels, node, _TOGETHER)
         for parameter in node.inputs[1:]:
             for labels in labelling.of(parameter):
-                labelling.freeze(labels, node, "takes all channels together")
-        labelling.set(node.outputs[0], list(x))
-        for tensor in node.outputs[1:]:
-            if not tensor.is_empty():
-                labelling.set(tensor, [fixed(size) for size in tensor.shape])
+                labelling.freeze(labels, node, _TOGETHER)
+        _set_normalized(node, labelling, x)
 
     return transfer
+
+
+def _layer_normalization(node: gs.Node, labelling: Labelling) -> None:
+    """Of one axis, channels that are left are normalised as those of a narrower layer would be."""
+    x = labelling.of(node.inputs[0])
+    if int(node.attrs.get("axis", -1)) % len(x) != len(x) - 1:
+        _across(-1)(node, labelling)
+        return
+    parameters = [labelling.of(tensor)[-1] for tensor in node.inputs[1:] if not tensor.is_empty() and tensor.shape]
+    for labels in parameters:
+        if len(labels) == len(x[-1]):
+            labelling.join(x[-1], labels, node)
+    _set_normalized(node, labelling, x)
+
+
+def _set_normalized(node: gs.Node, labelling: Labelling, x: Axes) -> None:
+    """What was normalised is as what was read; statistics have no channels."""
+    labelling.set(node.outputs[0], list(x))
+    for tensor in node.outputs[1:]:
+        if not tensor.is_empty():
+            labelling.set(tensor, [fixed(size) for size in tensor.shape])
 
 
 def _reduction(node: gs.Node, labelling: Labelling) -> None:
@@ -261,11 +281,29 @@ def _reduction(node: gs.Node, labelling: Labelling) -> None:
     made: Axes = []
     for axis, labels in enumerate(x):
         if axis in reduced:
-            labelling.freeze(labels, node, "takes all channels together")
+            if not (reduced == {axis} and _is_of_normalization(node)):
+                labelling.freeze(labels, node, _TOGETHER)
             made += [fixed(1)] * keeps
         else:
             made.append(labels)
     labelling.set(node.outputs[0], made)
+
+
+def _is_of_normalization(node: gs.Node) -> bool:
+    """Whether a mean is one that a normalization spelled out needs: of squares, or what all that it is of is less."""
+    if node.op != "ReduceMean":
+        return False
+    x = node.inputs[0]
+    made = producer(x)
+    if is_operator(made, "Mul"):
+        squares = made.inputs[0] is made.inputs[1]
+    else:
+        power = constant(made.inputs[1]) if is_operator(made, "Pow") else None
+        squares = power is not None and bool((power == 2).all())
+    return squares or any(
+        is_operator(reader, "Sub") and reader.inputs[0] is x and reader.inputs[1] is node.outputs[0]
+        for reader in node.outputs[0].outputs
+    )
 
 
 def _transpose(node: gs.Node, labelling: Labelling) -> None:
@@ -514,7 +552,7 @@ _REDUCTIONS = (
     *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"),
     *("ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin"),
 )
-_ALONG_THE_LAST = ("Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "Softmax")
+_ALONG_THE_LAST = ("Hardmax", "LogSoftmax", "LpNormalization", "Softmax")
 
 TRANSFERS: Mapping[str, Transfer] = dict(
     itertools.chain(
@@ -534,6 +572,7 @@ TRANSFERS: Mapping[str, Transfer] = dict(
     Expand=_expand,
     Gather=_gather,
     Gemm=_gemm,
+    LayerNormalization=_layer_normalization,
     LRN=_across(1),
     MatMul=_matmul,
     Pad=_pad,

@@ -1,4 +1,7 @@
-"""What a pruned model has to answer: the original whose removed channels are zero wherever they are summed over."""
+"""What a pruned model has to answer: the original whose removed channels are zero wherever they are summed over.
+
+What normalises over channels does so over those that are left.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,15 @@ def masked(graph: Graph, structure: Structure, channels: Set[int]) -> Graph:
     made = graph.copy()
     removed = np.array(sorted(channels), np.int64)
     for node in list(made.gs.nodes):
+        if node.op == "LayerNormalization":
+            kept = np.isin(structure.axes[node.inputs[0].name][-1], removed, invert=True)
+            if not kept.all():
+                _normalize_over(made, node, kept)
+        elif node.op == "ReduceMean":
+            (axis,) = (int(axis) for axis in node.inputs[1].values)
+            kept = np.isin(structure.axes[node.inputs[0].name][axis], removed, invert=True)
+            if not kept.all():
+                _mask(made, node, 0, axis % len(node.inputs[0].shape), kept * (kept.size / kept.sum()))
         for place, axis in _summed(node):
             tensor = node.inputs[place]
             kept = np.isin(structure.axes[tensor.name][axis], removed, invert=True)
@@ -50,3 +62,30 @@ def _mask(graph: Graph, node: gs.Node, place: int, axis: int, kept: np.ndarray) 
     at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
     graph.gs.nodes.insert(at, gs.Node("Mul", f"{node.name}_{place}_masking", {}, [tensor, mask], [made]))
     node.inputs[place] = made
+
+
+def _normalize_over(graph: Graph, node: gs.Node, kept: np.ndarray) -> None:
+    """Let a LayerNormalization be spelled out, with means over the channels that are left."""
+    x, scale, *bias = node.inputs
+    mask = gs.Constant(f"{node.name}_kept", (kept / kept.sum()).astype(np.float32))
+    nodes: list[gs.Node] = []
+
+    def add(op: str, *inputs: gs.Tensor, output: gs.Tensor | None = None, **attributes: object) -> gs.Tensor:
+        made = output or gs.Variable(f"{node.name}_over_{len(nodes)}", np.dtype(np.float32))
+        nodes.append(gs.Node(op, f"{node.name}_over_{len(nodes)}", attributes, list(inputs), [made]))
+        return made
+
+    def mean(of: gs.Tensor) -> gs.Tensor:
+        axes = gs.Constant(f"{node.name}_axes_{len(nodes)}", np.array([-1], np.int64))
+        return add("ReduceSum", add("Mul", of, mask), axes, keepdims=1)
+
+    centred = add("Sub", x, mean(x))
+    epsilon = gs.Constant(f"{node.name}_epsilon", np.array(node.attrs.get("epsilon", 1e-5), np.float32))
+    deviation = add("Sqrt", add("Add", mean(add("Mul", centred, centred)), epsilon))
+    last = node.outputs[0]
+    made = add("Mul", add("Div", centred, deviation), scale, output=None if bias else last)
+    if bias:
+        add("Add", made, bias[0], output=last)
+    at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
+    node.outputs.clear()
+    graph.gs.nodes[at : at + 1] = nodes

@@ -174,6 +174,29 @@ def grouped_queries(model: Model, x: str) -> tuple[str, int]:
     return attention(model, x, 2)
 
 
+def stream(model: Model, x: str) -> tuple[str, int]:
+    """Tokens of twelve features that are normalised together in front of two products, and behind their sum."""
+    x = model.node("Reshape", channels_last(model, convolution(model, x, 4, 12)), model.constant([1, 36, 12], "int64"))
+    inner = model.node("LayerNormalization", x, model.weight(12), model.weight(12), axis=-1)
+    inner = model.node("Gelu", model.node("MatMul", inner, model.weight(12, 16)))
+    x = model.node("Add", model.node("MatMul", inner, model.weight(16, 12)), x)
+    x = model.node("LayerNormalization", x, model.weight(12), axis=2, epsilon=1e-3)
+    return model.node("Reshape", model.node("Transpose", x, perm=[0, 2, 1]), model.constant([1, 12, 6, 6], "int64")), 12
+
+
+def spelled_out(model: Model, x: str) -> tuple[str, int]:
+    """Channels divided by their deviation, and by the root of their mean square."""
+    x = channels_last(model, convolution(model, x, 4, 12))
+    axes, two = model.constant([-1], "int64"), model.constant(2.0)
+    centred = model.node("Sub", x, model.node("ReduceMean", x, axes))
+    variance = model.node("ReduceMean", model.node("Pow", centred, two), axes)
+    normal = model.node("Div", centred, model.node("Sqrt", model.node("Add", variance, model.constant(1e-5))))
+    x = model.node("Add", model.node("Mul", normal, model.weight(12)), x)
+    squares = model.node("Add", model.node("ReduceMean", model.node("Mul", x, x), axes), model.constant(1e-5))
+    x = model.node("Mul", model.node("Div", x, model.node("Sqrt", squares)), model.weight(12))
+    return model.node("Transpose", x, perm=[0, 3, 1, 2]), 12
+
+
 def recurrent(model: Model, x: str, kind: str = "LSTM", gates: int = 4) -> tuple[str, int]:
     x = model.node("Reshape", convolution(model, x, 4, 6), model.constant([1, 6, 36], "int64"))
     x = model.node("Transpose", x, perm=[2, 0, 1])
@@ -203,6 +226,8 @@ NETS: dict[Callable[[Model, str], tuple[str, int]], list[int]] = {
     tiled: [5],
     attention: [4, 16],
     grouped_queries: [2, 16],
+    stream: [12, 16],
+    spelled_out: [12],
     recurrent: [5, 6],
     gated: [5, 6],
 }
@@ -233,6 +258,13 @@ def test_what_a_group_goes_through_can_be_looked_at() -> None:
     assert sorted(through) == ["Add", *["Conv"] * 4, *["Relu"] * 2]
     (reader,) = (node for node in view.neighbors(wide) if node == graph.gs.nodes[-1].name)
     assert (graph.gs.nodes[-1].inputs[1].name, 1) in view.edges[wide, reader]["places"]
+
+
+def test_a_mean_that_is_an_answer_keeps_its_channels() -> None:
+    model = Model()
+    x = model.node("ReduceMean", convolution(model, model.input(1, 4, 6, 6), 4, 8), model.constant([1], "int64"))
+    graph = end(model, x, 1)
+    assert any("(ReduceMean) takes all channels together" in each.frozen for each in find_groups(graph).groups)
 
 
 def test_an_unknown_operator_freezes_what_it_reads() -> None:
