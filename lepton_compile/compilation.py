@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lepton_compile.codegen import Library, Variant, generate_variants
 from lepton_compile.errors import BudgetError
-from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.contract import KEPT_BYTES, Contract
 from lepton_compile.evaluation.metrics import Metric, metric_of
 from lepton_compile.evaluation.samples import Data
 from lepton_compile.lowering import Program, lower, oversize
@@ -21,6 +21,7 @@ from lepton_compile.planning import Plan, adapt, explore
 from lepton_compile.planning.adapt import choose_passes
 from lepton_compile.planning.points import point_of, records
 from lepton_compile.planning.variants import FULL, Decided, faster, in_order, instruction_sets, spread
+from lepton_compile.pruning.optimizer import held_bytes, this_machine
 from lepton_compile.reporting.quantities import format_seconds
 from lepton_compile.rewriting import Context, Pass
 from lepton_compile.rewriting.limits import fit, limits
@@ -114,7 +115,8 @@ class Compilation:
         """The variants, the one that keeps most first."""
         contract = None
         if self.calibration is not None:
-            contract = Contract(self.calibration, *metric_of(self.metric), self.target.policy.max_drop)
+            drop = self.target.policy.max_drop
+            contract = Contract(self.calibration, *metric_of(self.metric), drop, self._kept_bytes())
         context = Context(contract, bench.seconds, bench.size, bench.memory)
         if self.plans:
             return in_order(self._adapted(graph, bench, context, plan=plan, dump=self.dump) for plan in self.plans)
@@ -146,6 +148,13 @@ class Compilation:
             decided = self._compared(graph, bench, context, decided)
         cache.keep([each.plan for each in decided], bench.times)
         return decided
+
+    def _kept_bytes(self) -> int:
+        """What samples may take: more where channels may have to be removed, and layers fitted to what others read."""
+        budget = self.target.budget
+        limited = budget.latency_s or budget.size_bytes or budget.memory_bytes
+        shrinks = limited or self.search is not None or self.variants > 1
+        return held_bytes(this_machine()) if shrinks else KEPT_BYTES
 
     def _compared(self, graph: Graph, bench: Workbench, context: Context, decided: Sequence[Decided]) -> list[Decided]:
         """The same, with what they take and cost beside the model as it is, if any gives up something, in the plan."""

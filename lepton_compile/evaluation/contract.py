@@ -2,7 +2,7 @@
 
 One sample in three is held out: it judges, so which layers change is chosen by it, but no number is ever fitted to it.
 The others calibrate. All that leaves this module are statistics; samples are kept in memory alone, and only so many of
-them as `KEPT_BYTES` holds.
+them as are allowed for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Found = TypeVar("Found")
 HELD_OUT = 3
 """Of so many samples one is held out."""
 KEPT_BYTES = 64 << 20
-"""What the samples and answers of each part may take, held out or not; of more, ones at equal distances are kept."""
+"""What samples and answers that are held out may take, and others where nothing else is said; of more, ones at equal
+distances are kept."""
 # What the inner tensors of one run may take, which onnxruntime hands out as copies.
 _FETCHED_BYTES = 128 << 20
 # Elements of one tensor and sample that go into a histogram; extremes are of all elements.
@@ -123,15 +124,18 @@ class Contract:
         metric_name: The metric's name, for reports.
         metric: See `lepton_compile.evaluation.metrics`.
         max_drop: The most that the metric may drop, in its own unit.
+        kept_bytes: What the samples that calibrate may take, with the original's answers.
     """
 
-    def __init__(self, data: Data, metric_name: str, metric: Metric, max_drop: float) -> None:
+    def __init__(
+        self, data: Data, metric_name: str, metric: Metric, max_drop: float, kept_bytes: int = KEPT_BYTES
+    ) -> None:
         self.metric_name = metric_name
         self.max_drop = max_drop
         self._data: Data | None = data
         self._metric = metric
-        self._calibrating = _Kept()
-        self._held_out = _Kept()
+        self._calibrating = _Kept(kept_bytes)
+        self._held_out = _Kept(KEPT_BYTES)
         self._found: dict[object, Any] = {}
 
     def observe(self, graph: Graph, channel_axes: Mapping[str, int]) -> dict[str, Statistics]:
@@ -281,6 +285,7 @@ def _full(size: int, value: float) -> Array:
 class _Kept:
     """Samples in as much memory as there is for them, at equal distances in the order they came."""
 
+    most_bytes: int
     samples: list[Answered] = field(default_factory=list)
     distance: int = 1
     _seen: int = 0
@@ -288,7 +293,7 @@ class _Kept:
     def add(self, item: Answered) -> None:
         if self._seen % self.distance == 0:
             self.samples.append(item)
-            while len(self.samples) > 2 and sum(map(_nbytes, self.samples)) > KEPT_BYTES:
+            while len(self.samples) > 2 and sum(map(_nbytes, self.samples)) > self.most_bytes:
                 self.samples = self.samples[::2]
                 self.distance *= 2
         self._seen += 1

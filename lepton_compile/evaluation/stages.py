@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 
 HELD_BYTES = 64 << 20
-"""What the inner tensors of one graph may take, of all samples together."""
+"""What the inner tensors of one graph may take, of all samples together, where nothing else is said."""
 
 
 def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str, Array]]) -> Iterator[list[Array]]:
@@ -50,9 +50,9 @@ def in_stages(graph: Graph, names: Sequence[str], samples: Sequence[Mapping[str,
                 del values[done]
 
 
-def as_many_as_held(graph: Graph, names: Sequence[str], samples: Samples) -> Samples:
-    """The first of samples, as many as `in_stages` may hold tensors of."""
-    return samples[: max(1, HELD_BYTES // max(1, most_held(graph, names)))]
+def as_many_as_held(graph: Graph, names: Sequence[str], samples: Samples, held_bytes: int = HELD_BYTES) -> Samples:
+    """The first of samples, as many as `in_stages` may hold tensors of in so many bytes."""
+    return samples[: max(1, held_bytes // max(1, most_held(graph, names)))]
 
 
 def most_held(graph: Graph, names: Sequence[str]) -> int:

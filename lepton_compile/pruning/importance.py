@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lepton_compile.evaluation.covariances import LARGEST_INNER
-from lepton_compile.evaluation.stages import as_many_as_held, in_stages
+from lepton_compile.evaluation.stages import HELD_BYTES, as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Group, Structure
 from lepton_compile.pruning.sums import Sum, sums
@@ -59,7 +59,9 @@ class Order:
     costs: tuple[float, ...]
 
 
-def orders(graph: Graph, structure: Structure, by: Importance, samples: Samples = ()) -> list[Order]:
+def orders(
+    graph: Graph, structure: Structure, by: Importance, samples: Samples = (), held_bytes: int = HELD_BYTES
+) -> list[Order]:
     """The order of each group whose channels may go.
 
     Args:
@@ -67,10 +69,11 @@ def orders(graph: Graph, structure: Structure, by: Importance, samples: Samples 
         structure: What `find_groups` says of it.
         by: The measure.
         samples: Inputs of the graph; the norms need none.
+        held_bytes: What its inner tensors may take, of all samples together.
     """
     if by in (Importance.L1, Importance.L2):
         return _by_weights(graph, structure, 1 if by is Importance.L1 else 2)
-    readers = _readers(graph, structure, samples)
+    readers = _readers(graph, structure, samples, held_bytes)
     return [_order(group, readers, by) for group in structure.prunable]
 
 
@@ -91,14 +94,14 @@ class _Reader:
     weights: Doubles
 
 
-def _readers(graph: Graph, structure: Structure, samples: Samples) -> list[_Reader]:
+def _readers(graph: Graph, structure: Structure, samples: Samples, held_bytes: int) -> list[_Reader]:
     free = [channel for group in structure.prunable for channel in group.channels]
     by_axis: dict[str, dict[int, list[Sum]]] = defaultdict(lambda: defaultdict(list))
     for each in sums(graph):
         if np.isin(structure.axes[each.reads.name][each.axis], free).any():
             by_axis[each.reads.name][each.axis].append(each)
     names = list(by_axis)
-    held = as_many_as_held(graph, names, samples)
+    held = as_many_as_held(graph, names, samples, held_bytes)
     found = []
     for name, values in zip(names, in_stages(graph, names, held), strict=True):
         for axis, layers in by_axis[name].items():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lepton_compile.errors import TargetError
 from lepton_compile.model import Graph
 from lepton_compile.model.folding import bytes_of
 from lepton_compile.rewriting.patterns import constant, is_operator
@@ -40,6 +41,9 @@ _REACHED = 0.3
 _FOR_THREADS = 1e10
 # Of machines that do not say: hertz.
 _FREQUENCY = 2e9
+# What share of the machine's memory samples may take, and what layers read of them, and how many bytes that is at least
+# and at most.
+_SHARE_HELD, _HELD_AT_LEAST, _HELD_AT_MOST = 1 / 64, 64 << 20, 512 << 20
 # What share of the memory activations may take, and how many times each is held: for its gradient, and to compute.
 _SHARE_OF_MEMORY, _HELD = 0.25, 3
 
@@ -129,6 +133,22 @@ def choose(work: Work, machine: Target | None, seconds: float = SECONDS, install
         return _least_squares(f"{figures}: in {seconds:.0f} s Adam would not pass {_FEWEST_EPOCHS} times over them")
     plan = f"{epochs} passes in steps of {batch}{f' at each of {cycles} rates of learning' if cycles > 1 else ''}"
     return Choice(epochs, cycles, batch, threads, f"Adam behind least squares, as {figures}: {plan}")
+
+
+def this_machine() -> Target | None:
+    """The machine that compiles; None where it cannot be sensed."""
+    from lepton_compile.target.host import sense_host
+
+    try:
+        return sense_host()
+    except TargetError:
+        return None
+
+
+def held_bytes(machine: Target | None) -> int:
+    """What samples may take while a model is pruned, and what layers read of them: with more, layers are fitted better."""
+    memory = None if machine is None else machine.resources.memory_bytes
+    return int(min(max(_SHARE_HELD * (memory or 0), _HELD_AT_LEAST), _HELD_AT_MOST))
 
 
 def multiply_adds(graph: Graph) -> float:

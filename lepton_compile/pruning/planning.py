@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from lepton_compile.evaluation.contract import Judgement
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance, orders
 from lepton_compile.pruning.latency import seconds_of
+from lepton_compile.pruning.optimizer import held_bytes, this_machine
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import NOTHING, Repair, apply
 from lepton_compile.pruning.repairing import find_repairs
@@ -75,8 +77,10 @@ class Planner:
         self._limits = limits
         self._samples = [each.sample.inputs for each in self._contract.samples(_SAMPLES)]
         self._structure = find_groups(graph)
-        order = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples)
-        self._orders = by_answers(graph, self._structure, order, self._samples)
+        self._machine = this_machine()
+        held = held_bytes(self._machine)
+        order = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples, held)
+        self._orders = by_answers(graph, self._structure, order, self._samples, held)
         self._units = units_of(self._structure, lanes)
         self._before = [limit.taken(graph) for limit in limits]
         self._uses = [self._use(context, limit, before) for limit, before in zip(limits, self._before, strict=True)]
@@ -95,11 +99,10 @@ class Planner:
             return found
         counts, after = found
         channels = channels_of(self._orders, counts)
-        repairs = find_repairs(self._graph, self._structure, channels, self._samples)
+        repairs = find_repairs(self._graph, self._structure, channels, self._samples, self._machine)
         tried = {_NOT_REPAIRED: NOTHING} | dict(repairs.found)
         judged = {name: self._contract.judge(apply(each, self._without(channels))) for name, each in tried.items()}
-        # Of equals the last one: what was fitted is nearer to the original where a metric does not tell.
-        best = max(reversed(judged), key=lambda name: judged[name].value)
+        best = _best(judged, self._contract.max_drop)
         repair, judgement = tried[best], judged[best]
         gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
         less = [
@@ -178,3 +181,13 @@ class Planner:
                 labels = self._structure.axes[name][axis].tolist()
                 found.append((name, axis, tuple(index for index, label in enumerate(labels) if label in gone)))
         return tuple(found)
+
+
+def _best(judged: Mapping[str, Judgement], most: float) -> str:
+    """The repair to take: one that holds the contract, if any does.
+
+    Of those that the metric cannot tell from the best, the last: what was fitted further is nearer to the original.
+    """
+    holding = [name for name, judgement in judged.items() if judgement.expected_drop <= most] or list(judged)
+    best = judged[max(holding, key=lambda name: judged[name].value)]
+    return [name for name in holding if judged[name].value >= best.value - best.error][-1]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compile.evaluation.stages import as_many_as_held, in_stages
+from lepton_compile.evaluation.stages import HELD_BYTES, as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure, weights_of
 from lepton_compile.pruning.products import Product, find_products
@@ -57,7 +57,14 @@ def apply(repair: Repair, pruned: Graph) -> Graph:
     return pruned
 
 
-def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Repair:
+def find_repair(
+    graph: Graph,
+    pruned: Graph,
+    structure: Structure,
+    channels: Set[int],
+    samples: Samples,
+    held_bytes: int = HELD_BYTES,
+) -> Repair:
     """What lets the layers of a pruned graph answer as the original's do.
 
     Args:
@@ -66,6 +73,7 @@ def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set
         structure: What `find_groups` says of the original.
         channels: What is removed.
         samples: Inputs, at least one; of many, as many as memory is allowed for.
+        held_bytes: What the inner tensors of each of both graphs may take.
     """
     facts = graph, pruned, structure, channels
     order = {node.name: place for place, node in enumerate(pruned.gs.nodes)}
@@ -77,7 +85,7 @@ def find_repair(graph: Graph, pruned: Graph, structure: Structure, channels: Set
     }
     add_to_outputs(pruned, {name: values.tolist() for name, values in offsets.items()})
     names = list(dict.fromkeys(part.node.inputs[0].name for part in fitting))
-    held = as_many_as_held(graph, names, samples)
+    held = as_many_as_held(graph, names, samples, held_bytes)
     stages = (in_stages(each, names, held) for each in (graph, pruned))
     fresh_name = Uses(pruned).fresh_name
     weights: dict[str, Array] = {}

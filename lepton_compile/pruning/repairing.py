@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from lepton_compile.errors import TargetError, UnsupportedOperatorError
+from lepton_compile.errors import UnsupportedOperatorError
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
-from lepton_compile.pruning.optimizer import SECONDS, Choice, Work, choose
+from lepton_compile.pruning.optimizer import SECONDS, Choice, Work, choose, held_bytes
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import Repair, Samples, find_repair
 from lepton_compile.target import Target
@@ -33,7 +33,9 @@ class Repairs:
     reason: str
 
 
-def find_repairs(graph: Graph, structure: Structure, channels: Set[int], samples: Samples) -> Repairs:
+def find_repairs(
+    graph: Graph, structure: Structure, channels: Set[int], samples: Samples, machine: Target | None
+) -> Repairs:
     """What lets what is left of a graph answer as all of it did.
 
     Args:
@@ -41,18 +43,20 @@ def find_repairs(graph: Graph, structure: Structure, channels: Set[int], samples
         structure: What `find_groups` says of it.
         channels: What is removed.
         samples: Inputs, at least one.
+        machine: The machine that compiles; None: not known.
     """
+    held = held_bytes(machine)
     pruned = remove(graph.copy(), structure, channels)
     judging = samples[_JUDGING // 2 :: _JUDGING]
     learning = [each for number, each in enumerate(samples) if number % _JUDGING != _JUDGING // 2]
-    choice = choose(Work.of(graph, pruned, len(learning)), _machine())
+    choice = choose(Work.of(graph, pruned, len(learning)), machine)
     if not choice.epochs:
-        return Repairs({LEAST_SQUARES: find_repair(graph, pruned, structure, channels, samples)}, choice.reason)
+        return Repairs({LEAST_SQUARES: find_repair(graph, pruned, structure, channels, samples, held)}, choice.reason)
     # Neither optimizer sees the samples that judge, so that both are judged alike.
-    start = find_repair(graph, pruned.copy(), structure, channels, learning)
+    start = find_repair(graph, pruned.copy(), structure, channels, learning, held)
     learned, became = _distilled(graph, pruned, start, structure, channels, learning, judging, choice)
     if learned is None:
-        start = find_repair(graph, pruned, structure, channels, samples)
+        start = find_repair(graph, pruned, structure, channels, samples, held)
     found = {LEAST_SQUARES: start} | ({} if learned is None else {ADAM: learned})
     return Repairs(found, f"{choice.reason}; {became}")
 
@@ -92,13 +96,3 @@ def _distilled(
         return None, f"after {made.epochs} passes{late} nothing was better than what least squares had found"
     fell = f"the error on {len(judging)} other samples fell from {made.before:.3g} to {made.after:.3g}"
     return made.repair, f"after {made.epochs} passes at a rate of {made.rate:g}{late} {fell}"
-
-
-def _machine() -> Target | None:
-    """The machine that compiles; None where it cannot be sensed."""
-    from lepton_compile.target.host import sense_host
-
-    try:
-        return sense_host()
-    except TargetError:
-        return None

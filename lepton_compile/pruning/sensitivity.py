@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lepton_compile.evaluation.stages import as_many_as_held, in_stages
+from lepton_compile.evaluation.stages import HELD_BYTES, as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
@@ -35,6 +35,8 @@ _MULTIPLY_ADDS = 2.0**34
 # multiply-adds those may take.
 _VECTORS, _FEWEST = 8, 96
 _FITTING = 2.0**36
+# Of the median of channels' variances, what a channel's counts as at least: one that hardly varies is but noise.
+_LEAST_VARIANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _Halved:
     offsets: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samples: Samples) -> list[Order]:
+def by_answers(
+    graph: Graph, structure: Structure, orders: Sequence[Order], samples: Samples, held_bytes: int = HELD_BYTES
+) -> list[Order]:
     """The same orders, with costs that can be compared between groups.
 
     Args:
@@ -64,6 +68,7 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
         structure: What `find_groups` says of it.
         orders: The order of each group whose channels may go.
         samples: Inputs of the graph.
+        held_bytes: What its inner tensors may take, of all samples together.
     """
     work = max(multiply_adds(graph), 1.0)
     distance = -(-len(samples) // int(np.clip(_MULTIPLY_ADDS / work, *_SAMPLES)))
@@ -72,7 +77,8 @@ def by_answers(graph: Graph, structure: Structure, orders: Sequence[Order], samp
     fitting = [sample for number, sample in enumerate(samples) if number % distance] or judging
     halves = [_halved(graph, structure, order) for order in orders]
     enough = max((_enough(each) for half in halves for each in half.products), default=1)
-    _fit(graph, structure, halves, fitting[: int(np.clip(enough, len(judging), max(_FITTING / work, len(judging))))])
+    most = int(np.clip(enough, len(judging), max(_FITTING / work, len(judging))))
+    _fit(graph, structure, halves, fitting[:most], held_bytes)
     exact = _answers(graph, judging)
     found = []
     for order, half in zip(orders, halves, strict=True):
@@ -96,7 +102,7 @@ def _enough(product: Product) -> int:
     return max(_FEWEST, math.ceil(_VECTORS * product.inputs / product.vectors))
 
 
-def _fit(graph: Graph, structure: Structure, halves: Sequence[_Halved], samples: Samples) -> None:
+def _fit(graph: Graph, structure: Structure, halves: Sequence[_Halved], samples: Samples, held_bytes: int) -> None:
     """Find what makes up for each group.
 
     What the layers that read a group's channels read besides is as it was, so one pass over the original serves all.
@@ -106,7 +112,7 @@ def _fit(graph: Graph, structure: Structure, halves: Sequence[_Halved], samples:
         for product in half.products:
             reading[product.node.inputs[0].name].append((half, product))
     names = [tensor.name for node in graph.gs.nodes for tensor in node.outputs if tensor.name in reading]
-    held = as_many_as_held(graph, names, samples)
+    held = as_many_as_held(graph, names, samples, held_bytes)
     for name, values in zip(names, in_stages(graph, names, held), strict=True):
         for half, product in reading[name]:
             gone = sorted(half.channels)
@@ -125,11 +131,22 @@ def _answers(graph: Graph, samples: Samples) -> list[Mapping[str, Array]]:
 
 
 def _difference(answers: Sequence[Mapping[str, Array]], exact: Sequence[Mapping[str, Array]]) -> float:
-    """Squares of the differences over squares, of the output that has the largest."""
+    """Mean squares of the differences over variances, of the output that has the largest; a mean over its channels.
+
+    Channels may have units of their own, as boxes and scores in one output do: each counts by its own variance.
+    """
     found = 0.0
     for name, first in exact[0].items():
-        if first.dtype.kind == "f":
-            ones, others = (np.concatenate([each[name].reshape(-1) for each in every]) for every in (answers, exact))
-            power = float(np.square(others, dtype=np.float64).sum())
-            found = max(found, float(np.square(ones - others, dtype=np.float64).sum()) / (power or 1.0))
+        if first.dtype.kind == "f" and first.size:
+            ones, others = (_by_channel([each[name] for each in every]) for every in (answers, exact))
+            variance = others.var(axis=1)
+            variance = np.maximum(variance, _LEAST_VARIANCE * np.median(variance))
+            errors = np.square(ones - others).mean(axis=1)
+            found = max(found, float(np.mean(errors / np.where(variance > 0, variance, 1.0))))
     return found if math.isfinite(found) else 1.0
+
+
+def _by_channel(values: Sequence[Array]) -> npt.NDArray[np.float64]:
+    """All that each channel, along axis 1, is of an output in all samples."""
+    rows = [np.moveaxis(value, 1, 0).reshape(value.shape[1], -1) if value.ndim > 1 else value[None] for value in values]
+    return np.concatenate(rows, axis=1, dtype=np.float64)

@@ -14,7 +14,7 @@ from pruning.test_repair import correlated, error, least, samples
 from lepton_compile.model import Graph, import_model
 from lepton_compile.pruning.groups import find_groups
 from lepton_compile.pruning.importance import Importance
-from lepton_compile.pruning.optimizer import FEWEST_SAMPLES, Work, choose, multiply_adds
+from lepton_compile.pruning.optimizer import FEWEST_SAMPLES, Work, choose, multiply_adds, this_machine
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.repair import NOTHING, Repair, apply, find_repair
 from lepton_compile.pruning.repairing import ADAM, LEAST_SQUARES, find_repairs
@@ -168,10 +168,10 @@ def test_both_optimizers_are_told_of() -> None:
     pytest.importorskip("torch")
     graph = correlated()
     channels, _ = pruned(graph)
-    made = find_repairs(graph, find_groups(graph), channels, samples(graph, 60))
+    made = find_repairs(graph, find_groups(graph), channels, samples(graph, 60), this_machine())
     assert list(made.found) == [LEAST_SQUARES, ADAM]
     assert "Adam behind least squares, as 48 samples take" in made.reason and "fell from" in made.reason
-    few = find_repairs(graph, find_groups(graph), channels, samples(graph, 10))
+    few = find_repairs(graph, find_groups(graph), channels, samples(graph, 10), this_machine())
     assert list(few.found) == [LEAST_SQUARES] and "8 samples are fewer" in few.reason
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_differentiated_is_fitted_by_least_squares_alone() -> Non
     model.output(model.node("CumSum", x, model.constant(1, "int64"), name="sums"))
     graph = import_model(model.proto())
     channels, _ = pruned(graph)
-    made = find_repairs(graph, find_groups(graph), channels, samples(graph, 60))
+    made = find_repairs(graph, find_groups(graph), channels, samples(graph, 60), this_machine())
     assert list(made.found) == [LEAST_SQUARES]
     assert "least squares alone, as" in made.reason and "CumSum" in made.reason and "node_sums" in made.reason
 
