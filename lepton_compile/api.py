@@ -64,9 +64,9 @@ def compile(
         calibration: Samples of real inputs, which let approximate passes (quantization) take part: two thirds of them
             calibrate, and the others judge what is lost. Arrays, an .npz file, a folder of .npy or .npz files, an
             iterable, or a callable; see `lepton_compile.evaluation.samples`. They never leave the process.
-        metric: What may not drop by more than `budget.max_drop`: "top1", "cosine", "relative_error", one of these for
-            each output by name, or a function of answers and what is expected; see `lepton_compile.evaluation.metrics`.
-            None: "cosine".
+        metric: What may not drop by more than `budget.max_drop`: "top1", "cosine", "relative_error", "channel_error",
+            one of these for each output by name, or a function of answers and what is expected; see
+            `lepton_compile.evaluation.metrics`. None: "cosine".
         key: A name of yours for calibration data, a metric or passes that have no fingerprint: iterators, callables,
             instances. What is decided under a contract is kept in the user's cache, as statistics alone, and compiling
             the same again takes it from there; without a fingerprint or a key it is decided each time.

@@ -65,7 +65,7 @@ def compile(
         typer.Option(metavar="DATA", help="Samples that let layers be quantized: an .npz file, or a folder of arrays."),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What may not drop: cosine, top1 or relative_error.")
+        str | None, typer.Option(metavar="NAME", help="What may not drop: cosine, top1, relative_error, channel_error.")
     ] = None,
     key: Annotated[
         str | None,

@@ -8,6 +8,8 @@ returns a number for all, or one for each sample. The built-in ones give one for
   positions (a text's) the share of those that agree. Labels are indices.
 - "cosine": the cosine of the angle between answer and expectation, of the output that has the smallest.
 - "relative_error": 1 - ‖a - b‖₂ / ‖b‖₂, of the output that has the largest error.
+- "channel_error": the same of each channel on its own, along axis 1, as their mean: for outputs whose channels have
+  units of their own, such as a detector's boxes and scores, of which the larger would hide the smaller.
 
 A mapping from outputs to names of built-in metrics judges each output by its own, and takes the worst of them.
 """
@@ -78,6 +80,17 @@ def relative_error(answer: Array, expected: Any) -> float:
     return 1.0 if difference == 0 else 1 - difference / length if length else 0.0
 
 
+def channel_error(answer: Array, expected: Any) -> float:
+    """1 less the mean relative error of the channels, each 1 at most: one that is but noise is one of many."""
+    wanted = _like(answer, expected)
+    if answer.ndim < 2:
+        return relative_error(answer, expected)
+    one, other = (np.moveaxis(value, 1, 0).reshape(value.shape[1], -1) for value in (answer.astype(np.float64), wanted))
+    lengths, differences = np.linalg.norm(other, axis=1), np.linalg.norm(one - other, axis=1)
+    errors = np.divide(differences, lengths, out=(differences > 0).astype(np.float64), where=lengths > differences)
+    return 1 - float(errors.mean())
+
+
 def _like(answer: Array, expected: Any) -> npt.NDArray[np.float64]:
     """What is expected, as a tensor of the answer's size."""
     wanted = np.asarray(expected)
@@ -89,7 +102,12 @@ def _like(answer: Array, expected: Any) -> npt.NDArray[np.float64]:
     return wanted.astype(np.float64).reshape(answer.shape)
 
 
-BUILT_IN: Mapping[str, OfOutput] = {"top1": top1, "cosine": cosine, "relative_error": relative_error}
+BUILT_IN: Mapping[str, OfOutput] = {
+    "top1": top1,
+    "cosine": cosine,
+    "relative_error": relative_error,
+    "channel_error": channel_error,
+}
 DEFAULT = "cosine"
 """What judges where the user says nothing."""
 

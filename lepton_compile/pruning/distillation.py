@@ -49,9 +49,9 @@ _RATES = 3e-4, 1.3e-3, 6e-3
 _HINTS = 8
 # The share of a cycle in which steps grow.
 _WARM = 0.2
-# Of the median of channels' variances, what a channel's counts as at least, since one that hardly varies is but noise.
-# Not of the mean: units may differ, as those of boxes and scores.
-_LEAST_VARIANCE = 0.1
+# What a channel's variance counts as at least, since one that hardly varies is but noise: so much of that which a sixth
+# of the channels have less than. Not of the mean: units may differ, as those of four channels of boxes and one score.
+_LEAST_VARIANCE, _QUANTILE = 0.1, 1 / 6
 # Samples that variances are estimated from, about.
 _MEASURED = 64
 
@@ -236,7 +236,8 @@ class _Lesson:
         scales = {}
         for name in self.kept:
             variance = (squares[name] - means[name] ** 2).clamp(min=0.0)
-            variance = torch.maximum(variance, _LEAST_VARIANCE * variance.median())
+            small = torch.quantile(variance.flatten(), _QUANTILE, interpolation="lower")
+            variance = torch.maximum(variance, _LEAST_VARIANCE * small)
             alike = len(self.outputs) if name in self.outputs else len(self.kept) - len(self.outputs)
             scales[name] = torch.where(variance > 0, 1 / (alike * variance), torch.zeros_like(variance)).float()
         return replace(self, scales=scales)

@@ -146,7 +146,7 @@ def this_machine() -> Target | None:
 
 
 def held_bytes(machine: Target | None) -> int:
-    """What samples may take while a model is pruned, and what layers read of them: with more, layers are fitted better."""
+    """What samples may take while a model is pruned, and what layers read of them: more of them tell layers more."""
     memory = None if machine is None else machine.resources.memory_bytes
     return int(min(max(_SHARE_HELD * (memory or 0), _HELD_AT_LEAST), _HELD_AT_MOST))
 

@@ -35,8 +35,6 @@ _MULTIPLY_ADDS = 2.0**34
 # multiply-adds those may take.
 _VECTORS, _FEWEST = 8, 96
 _FITTING = 2.0**36
-# Of the median of channels' variances, what a channel's counts as at least: one that hardly varies is but noise.
-_LEAST_VARIANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -133,16 +131,16 @@ def _answers(graph: Graph, samples: Samples) -> list[Mapping[str, Array]]:
 def _difference(answers: Sequence[Mapping[str, Array]], exact: Sequence[Mapping[str, Array]]) -> float:
     """Mean squares of the differences over variances, of the output that has the largest; a mean over its channels.
 
-    Channels may have units of their own, as boxes and scores in one output do: each counts by its own variance.
+    Channels may have units of their own, as boxes and scores in one output do: each counts by its own variance, and one
+    that hardly varies, so that it is but noise, by 1 at most.
     """
     found = 0.0
     for name, first in exact[0].items():
         if first.dtype.kind == "f" and first.size:
             ones, others = (_by_channel([each[name] for each in every]) for every in (answers, exact))
-            variance = others.var(axis=1)
-            variance = np.maximum(variance, _LEAST_VARIANCE * np.median(variance))
-            errors = np.square(ones - others).mean(axis=1)
-            found = max(found, float(np.mean(errors / np.where(variance > 0, variance, 1.0))))
+            squares, variance = np.square(ones - others).mean(axis=1), others.var(axis=1)
+            errors = np.divide(squares, variance, out=(squares > 0).astype(np.float64), where=variance > squares)
+            found = max(found, float(errors.mean()))
     return found if math.isfinite(found) else 1.0
 
 

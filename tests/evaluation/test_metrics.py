@@ -42,6 +42,24 @@ def test_labels_that_a_metric_does_not_take(metric: object, label: object, messa
         judged(metric, label)
 
 
+def test_large_channels_hide_no_small_ones() -> None:
+    """Of boxes up to 300 and scores up to 1, scores that are all wrong count as much as boxes would."""
+    random = np.random.default_rng(0)
+    original = random.uniform(0, 1, (1, 6, 50)).astype(np.float32) * np.array([300.0] * 3 + [1.0] * 3)[:, None]
+    wrong = original.copy()
+    wrong[:, 3:] = 0
+    assert judged("relative_error", {"y": original}, {"y": wrong}) > 0.99
+    assert judged("channel_error", {"y": wrong}, {"y": original}) == pytest.approx(0.5)
+    assert judged("channel_error", {"y": original}, {"y": wrong}) == pytest.approx(0.5)
+    assert judged("channel_error", {"y": original}, {"y": original}) == 1
+    # One that is nearly nothing is one of six, and one axis has no channels.
+    noisy = original.copy()
+    noisy[:, 5], original[:, 5] = 1, 1e-6
+    assert judged("channel_error", {"y": original}, {"y": noisy}) == pytest.approx(5 / 6)
+    assert judged("channel_error", {"y": np.ones(4)}, {"y": np.full(4, 0.5)}) == pytest.approx(0.5)
+    assert judged("channel_error", {"y": np.zeros((1, 2))}, {"y": np.zeros((1, 2))}) == 1
+
+
 def test_answers_without_floats() -> None:
     indices = {"y": np.array([3])}
     with pytest.raises(CalibrationError, match="no output of floats"):
