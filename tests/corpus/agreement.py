@@ -291,6 +291,36 @@ def box_deviation(found: Sequence[Box], expected: Sequence[Box], threshold: floa
     return worst, unmatched
 
 
+@dataclass(frozen=True)
+class Found:
+    """Boxes that are found again.
+
+    Attributes:
+        again: How many of the original's there are again.
+        of: How many the original finds.
+        others: How many are found that the original has not.
+    """
+
+    again: int
+    of: int
+    others: int
+
+
+def found_again(answers: Sequence[Answer], originals: Sequence[Answer], overlap: float = 0.5) -> Found:
+    """Of nudenet: boxes with the same class and so much in common, each the counterpart of one other."""
+    again = of = found = 0
+    for answer, original in zip(answers, originals, strict=True):
+        boxes, left = (detections(each, threshold=_BOX_THRESHOLD["nudenet"]) for each in (original, answer))
+        of, found = of + len(boxes), found + len(left)
+        for box in sorted(boxes, key=lambda each: -each.score):
+            alike = [each for each in left if each.label == box.label]
+            nearest = max(alike, key=lambda each, box=box: intersection_over_union(box, each), default=None)  # type: ignore[misc]
+            if nearest is not None and intersection_over_union(box, nearest) >= overlap:
+                left = [each for each in left if each is not nearest]
+                again += 1
+    return Found(again, of, found - again)
+
+
 def edit_distance(one: str, other: str) -> int:
     """Characters to insert, delete or replace (Levenshtein, 1966)."""
     if one == other:

@@ -121,7 +121,7 @@ def mlp(width: Widths) -> nn.Module:
 
 def transformer(width: Widths) -> nn.Module:
     """A vision transformer (Dosovitskiy et al., 2021, arXiv:2010.11929): 4 layers of width 64 on patches of 7x7."""
-    return _Transformer(width, layers=4, wide=64, heads=4, patch=7)
+    return _Transformer(width, layers=4, wide=width(64), heads=4, features=16, patch=7)
 
 
 def gru(width: Widths) -> nn.Module:
@@ -253,17 +253,14 @@ def _twice(inputs: int, inner: int, outputs: int) -> nn.Module:
 
 
 class _Transformer(nn.Module):
-    """Patches with their places through layers that are normalised in front; the mean of all tokens is classified.
+    """Patches with their places through layers that are normalised in front; the mean of all tokens is classified."""
 
-    All of a token is normalised together, so that its width stays; heads and inner features go.
-    """
-
-    def __init__(self, width: Widths, *, layers: int, wide: int, heads: int, patch: int) -> None:
+    def __init__(self, width: Widths, *, layers: int, wide: int, heads: int, features: int, patch: int) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, wide, patch, patch)
         self.places = nn.Parameter(0.02 * torch.randn(1, (28 // patch) ** 2, wide))
         self.layers = nn.Sequential(
-            *(_Layer(wide, width(heads), wide // heads, width(4 * wide)) for _ in range(layers))
+            *(_Layer(wide, width(heads), features, width(4 * heads * features)) for _ in range(layers))
         )
         self.classes = nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, 10))
 
