@@ -122,7 +122,7 @@ class Compilation:
             return in_order(self._adapted(graph, bench, context, plan=plan, dump=self.dump) for plan in self.plans)
         if contract is None:
             sets = instruction_sets(self.target, self.variants)
-            return [self._for_set(graph, name, each, symbol) for name, each in sets]
+            return [self._for_set(graph, name, each, symbol, bench) for name, each in sets]
         cache, folder = self._caches(graph)
         if known := cache.recall():
             self.line("taking the plan from the cache: the same was asked before")
@@ -202,12 +202,14 @@ class Compilation:
         times = bench.seconds(made) if timed else {}
         return Decided(FULL, self.target, made, plan, times)
 
-    def _for_set(self, graph: Graph, name: str, target: Target, symbol: str) -> Decided:
-        """A variant for an instruction set."""
+    def _for_set(self, graph: Graph, name: str, target: Target, symbol: str, known: Workbench) -> Decided:
+        """A variant for an instruction set; what it takes is known to the other workbench then, too."""
         bench = self._bench(target, symbol)
         context = Context(None, bench.seconds, bench.size, bench.memory)
         dump = self.dump if target is self.target else None
-        return replace(self._adapted(graph, bench, context, target=target, dump=dump), name=name, target=target)
+        made = self._adapted(graph, bench, context, target=target, dump=dump)
+        known.times = known.times.merged(bench.times)
+        return replace(made, name=name, target=target)
 
     def _bench(self, target: Target, symbol: str) -> Workbench:
         return Workbench(

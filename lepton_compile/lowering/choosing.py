@@ -34,7 +34,7 @@ class Problem:
     """Something that several algorithms can compute.
 
     Attributes:
-        key: Says all that their speed depends on, but for the machine.
+        key: Says all that their speed depends on; of the machine its vectors alone.
         algorithms: The ways to compute it, at least one.
         subject: What it is, to whoever made the algorithms.
     """

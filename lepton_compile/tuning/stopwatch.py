@@ -54,7 +54,7 @@ class Stopwatch:
             settings: What else decides how it is lowered.
         """
         names = "\n".join(node.name for node in graph.nodes())
-        text = f"{structure_of(graph)} {names} {settings}"
+        text = f"{structure_of(graph)} {names} {settings} {self._target.cpu} {' '.join(self._target.features)}"
         key = f"steps of {hashlib.sha256(text.encode()).hexdigest()[:32]}"
         if key in self.table.measured:
             return self.table.measured[key]

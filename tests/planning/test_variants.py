@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -82,6 +85,15 @@ def test_variants_of_instruction_sets() -> None:
     ((_, expected),) = import_model(net(16)).run(feed).items()
     ((_, answer),) = made.run(feed).items()
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_tuning_file_says_what_each_instruction_set_takes(tmp_path: Path) -> None:
+    made = lc.compile(net(16), "x86-64-v4", tuning="model", variants=3)
+    warnings.simplefilter("error")
+    again = lc.compile(net(16), "x86-64-v4", tuning=made.save(tmp_path / "made") / "tuning.json", variants=3)
+    assert made.manifest["library"]["sha256"] == again.manifest["library"]["sha256"]
+    chosen = json.loads((made.folder / "tuning.json").read_text())["taken"]
+    assert len(chosen) == 3 * len({key.partition(" in ")[0] for key in chosen})
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,10 @@ def emit(
     errors: dict[object, float] = {}
     passed_over = []
     precise = []
-    # What was measured holds for the algorithms that there were to choose from.
+    # What was measured holds for the algorithms that there were to choose from, and for these vectors: a library may
+    # hold the same net for several instruction sets.
     directly_only = builder.exact_order or builder.small
-    key = f"{problem} in exact order" if directly_only else str(problem)
+    key = f"{problem} in {machine.registers} vectors of {machine.lanes}{' in exact order' if directly_only else ''}"
     for algorithm in [] if directly_only else filtering_algorithms(problem, machine):
         assert isinstance(algorithm.plan, Winograd)
         filters = algorithm.plan.filters
