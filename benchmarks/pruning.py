@@ -5,7 +5,7 @@
 Each net is trained (`tests/corpus/training.py`), and pruned in these ways; what is printed are points of accuracy on
 digits that nothing else saw, of the U-Net those of the mean Jaccard index, as means over the seeds:
 
-- ours: by multiply-adds, what is left making up for what goes, on 512 digits without labels;
+- ours: by multiply-adds, what is left making up for what goes, on digits without labels;
 - plain: channels of the least L1 norm go and nothing makes up for them, at the better of two choices of widths: the
   same share of every group, or those that ours has;
 - from nothing: a net of the widths that ours has, trained with labels as the original was.
@@ -58,7 +58,7 @@ from lepton_compile.target import resolve_target  # noqa: E402
 from lepton_compile.tuning import Workbench  # noqa: E402
 
 NETS = ("lenet", "resnet", "mobilenet", "densenet", "unet", "se_resnet", "mlp", "transformer", "gru")
-SAMPLES = 1000
+SAMPLES = 3500
 # Channels go by so many where multiply-adds are counted, which know nothing of vectors.
 LANES = 4
 

@@ -102,7 +102,7 @@ class Planner:
         repairs = find_repairs(self._graph, self._structure, channels, self._samples, self._machine)
         tried = {_NOT_REPAIRED: NOTHING} | dict(repairs.found)
         judged = {name: self._contract.judge(apply(each, self._without(channels))) for name, each in tried.items()}
-        best = _best(judged, self._contract.max_drop)
+        best = best_repair(judged, self._contract.max_drop)
         repair, judgement = tried[best], judged[best]
         gone = f"{len(channels)} channels of {sum(count > 0 for count in counts)} groups go"
         less = [
@@ -183,10 +183,14 @@ class Planner:
         return tuple(found)
 
 
-def _best(judged: Mapping[str, Judgement], most: float) -> str:
+def best_repair(judged: Mapping[str, Judgement], most: float) -> str:
     """The repair to take: one that holds the contract, if any does.
 
     Of those that the metric cannot tell from the best, the last: what was fitted further is nearer to the original.
+
+    Args:
+        judged: What the contract says of each, by name, those that were fitted further behind the others.
+        most: How much the metric may drop.
     """
     holding = [name for name, judgement in judged.items() if judgement.expected_drop <= most] or list(judged)
     best = judged[max(holding, key=lambda name: judged[name].value)]

@@ -12,10 +12,11 @@ from lepton_compile.passes.channel_pruning import ChannelPruning
 from lowering.conftest import Model
 
 import lepton_compile as lc
-from lepton_compile.evaluation.contract import Contract
+from lepton_compile.evaluation.contract import Contract, Judgement
 from lepton_compile.evaluation.metrics import metric_of
 from lepton_compile.model import Graph, import_model
 from lepton_compile.planning import Plan, adapt
+from lepton_compile.pruning.planning import best_repair
 from lepton_compile.rewriting import Context, Proposal, Stage
 from lepton_compile.target import Budget, Target, resolve_target, with_budget
 from lepton_compile.tuning import Workbench
@@ -131,3 +132,18 @@ def test_channels_stay_where_later_passes_save_more_than_was_expected() -> None:
     assert isinstance(proposal, Proposal)
     made = proposal.rewrite.run(graph.copy(), context)
     assert 0.9 * 0.6 * whole < 0.6 * math.fsum(seconds(made).values()) <= 0.6 * whole
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "best"),
+    [
+        ((0.5, 0.9, 0.89), 1.0, "adam"),  # the metric cannot tell it from least squares
+        ((0.5, 0.9, 0.7), 1.0, "least squares"),
+        ((0.5, 0.99, 0.98), 0.025, "least squares"),  # the only one that holds the contract
+        ((0.99, 0.2, 0.3), 1.0, "no repair"),
+    ],
+)
+def test_which_repair_is_taken(values: tuple[float, ...], most: float, best: str) -> None:
+    names = ("no repair", "least squares", "adam")
+    judged = {name: Judgement(1.0, value, 0.012, 50) for name, value in zip(names, values, strict=True)}
+    assert best_repair(judged, most) == best
