@@ -29,10 +29,8 @@ from lepton_compile.rewriting.passes import Context, Decline, Pass, Proposal, St
 if TYPE_CHECKING:
     from lepton_compile.target import Target
 
-# How often what later passes make of a pruned graph may correct what was expected of them, and what is aimed at, as a
-# share of what may be taken: they take a minute each time.
+# How often what later passes make of a pruned graph may correct what was expected of them: a minute each time.
 _ATTEMPTS = 3
-_MARGIN = 0.97
 # What share of what may be taken is near enough to it.
 _CLOSE = 0.9
 
@@ -87,7 +85,7 @@ class ChannelPruning(Pass):
         goals, proposal = before, None
         for _ in range(_ATTEMPTS):
             goals = [
-                min(whole, goal * _MARGIN * limit.most / each)
+                min(whole, goal * limit.most / each)
                 for whole, goal, limit, each in zip(before, goals, limited, taken, strict=True)
             ]
             pruned = planner.within(goals)
@@ -109,8 +107,6 @@ class ChannelPruning(Pass):
                 # Where later passes save more of what is left than was expected, channels went that can stay.
                 if max(each / limit.most for limit, each in zip(limited, taken, strict=True)) > _CLOSE:
                     return proposal
-            elif proposal is not None:
-                return proposal
         return proposal or Decline(f"{compared(taken)}: {pruned.reason}")
 
     def _asked(self, graph: Graph, context: Context) -> list[Limit]:

@@ -49,12 +49,10 @@ def bench(
     files = [path for path in (json_file, html_file) if path is not None]
     for path in files:
         require_writable(path)
-    latency, memory = read_limits(adapt)
     measured = lepton_compile.bench(
         folder,
         threads=threads,
-        latency_s=latency,
-        memory_bytes=memory,
+        **read_limits(adapt),
         inputs=read_inputs(input),
         against=tuple(name.strip() for name in (against or "").split(",") if name.strip()),
         model=model,

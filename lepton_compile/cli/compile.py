@@ -87,6 +87,10 @@ def compile(
     ] = None,
 ) -> None:
     """Compile MODEL, or the largest of several that fits, into a folder: a native library, its C header, a manifest."""
+    if output is None and len(models) > 1:
+        raise typer.BadParameter(
+            "which of several models is compiled depends on the budget: say where to write it (-o)"
+        )
     folder = output or Path(f"{models[0].stem}.lepton")
     check_destination(folder)
     shapes = read_shapes(shape)

@@ -44,7 +44,7 @@ def _show_folder(folder: Path) -> None:
             (
                 (
                     f"  {variant.name}",
-                    f"{variant.seconds * 1e3:.3f}",
+                    f"{variant.seconds * 1e3:.4g}",
                     format_bytes(variant.arena_bytes),
                     format_bytes(variant.weights_bytes),
                 )

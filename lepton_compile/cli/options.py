@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypedDict
 
 import typer
 
@@ -29,6 +29,13 @@ Shapes: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=1,3,224,224", help="Shape of an input, where the model leaves it open."),
 ]
+
+
+class Limited(TypedDict, total=False):
+    """What a run may take, as `CompiledModel.adapt` has it."""
+
+    latency_s: float
+    memory_bytes: int
 
 
 def read_pairs(option: str, texts: Iterable[str] | None) -> dict[str, str]:
@@ -73,20 +80,27 @@ def read_budget(text: str | None) -> Budget | None:
     amounts = _read_amounts("--budget", text, ("latency", "size", "memory", "drop"))
     return Budget(
         latency_s=amounts.get("latency"),
-        size_bytes=_whole(amounts.get("size")),
-        memory_bytes=_whole(amounts.get("memory")),
+        size_bytes=int(amounts["size"]) if "size" in amounts else None,
+        memory_bytes=int(amounts["memory"]) if "memory" in amounts else None,
         max_drop=amounts.get("drop"),
     )
 
 
-def read_limits(text: str | None) -> tuple[float | None, int | None]:
-    """Read limits such as `latency=5ms,memory=64MB`: seconds and bytes, as `lepton_compile.load` takes them.
+def read_limits(text: str | None) -> Limited:
+    """Read limits such as `latency=5ms,memory=64MB`, as `CompiledModel.adapt` takes them.
 
     Raises:
         typer.BadParameter: It names something else, or an amount is none.
     """
-    amounts = {} if text is None else _read_amounts("--adapt", text, ("latency", "memory"))
-    return amounts.get("latency"), _whole(amounts.get("memory"))
+    if text is None:
+        return {}
+    amounts = _read_amounts("--adapt", text, ("latency", "memory"))
+    made: Limited = {}
+    if "latency" in amounts:
+        made["latency_s"] = amounts["latency"]
+    if "memory" in amounts:
+        made["memory_bytes"] = int(amounts["memory"])
+    return made
 
 
 def _read_amounts(option: str, text: str, names: Sequence[str]) -> dict[str, float]:
@@ -103,13 +117,9 @@ def _read_amounts(option: str, text: str, names: Sequence[str]) -> dict[str, flo
             amounts[name] = float(parse_quantity(amount, "seconds" if name == "latency" else "bytes"))
         except ValueError as error:
             raise typer.BadParameter(f"{name} {error}", param_hint=f"'{option}'") from error
-        if not amounts[name]:
+        if amounts[name] < (0.0 if name == "latency" else 1.0) or not amounts[name]:
             raise typer.BadParameter(f"{name} has to be above 0", param_hint=f"'{option}'")
     return amounts
-
-
-def _whole(amount: float | None) -> int | None:
-    return None if amount is None else int(amount)
 
 
 def _read_share(text: str) -> float:

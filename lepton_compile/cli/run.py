@@ -37,8 +37,10 @@ def run(
     """Run a compiled model and print its outputs in brief."""
     from lepton_compile.measuring.inputs import random_values
 
-    latency, memory = read_limits(adapt)
-    model = lepton_compile.load(folder, threads=threads, latency_s=latency, memory_bytes=memory, verify=True)
+    limits = read_limits(adapt)
+    model = lepton_compile.load(folder, threads=threads, verify=True)
+    if limits and not model.adapt(**limits):
+        typer.echo("no variant keeps the limits: the nearest one runs")
     inputs = read_inputs(input)
     missing = [tensor for tensor in model.inputs if tensor.name not in inputs]
     if missing:

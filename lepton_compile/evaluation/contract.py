@@ -209,7 +209,7 @@ class Contract:
         return kept[:: max(1, -(-len(kept) // most))]
 
     def judge(self, graph: Graph, on: Sequence[Answered] | None = None) -> Judgement:
-        """What the metric says of a graph.
+        """What the metric says of a graph; minus infinity where NaN or infinities take the places of numbers.
 
         Args:
             graph: The graph.
@@ -220,7 +220,11 @@ class Contract:
         """
         judging = self._held_out.samples if on is None else on
         session = graph.session()
-        return self._judged([session.run(each.sample.inputs) for each in judging], judging)
+        answers = [session.run(each.sample.inputs) for each in judging]
+        if any(map(_lost_numbers, answers, judging)):
+            original = self._call([each.answer for each in judging], [each.expected for each in judging])
+            return Judgement(float(original.mean()), -math.inf, 0.0, len(judging))
+        return self._judged(answers, judging)
 
     def _judged(self, answers: Sequence[Mapping[str, Array]], judging: Sequence[Answered]) -> Judgement:
         """What the metric says of answers to these samples."""
@@ -297,6 +301,14 @@ class _Kept:
                 self.samples = self.samples[::2]
                 self.distance *= 2
         self._seen += 1
+
+
+def _lost_numbers(answer: Mapping[str, Array], judging: Answered) -> bool:
+    """Whether some of what are numbers in the original's answer are none."""
+    return any(
+        value.dtype.kind == "f" and not (np.isfinite(value) | ~np.isfinite(judging.answer[name])).all()
+        for name, value in answer.items()
+    )
 
 
 def _nbytes(item: Answered) -> int:

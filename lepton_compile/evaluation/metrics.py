@@ -8,8 +8,9 @@ returns a number for all, or one for each sample. The built-in ones give one for
   positions (a text's) the share of those that agree. Labels are indices.
 - "cosine": the cosine of the angle between answer and expectation, of the output that has the smallest.
 - "relative_error": 1 - ‖a - b‖₂ / ‖b‖₂, of the output that has the largest error.
-- "channel_error": the same of each channel on its own, along axis 1, as their mean: for outputs whose channels have
-  units of their own, such as a detector's boxes and scores, of which the larger would hide the smaller.
+- "channel_error": the same of each channel on its own, as their mean: for outputs whose channels have units of their
+  own, such as a detector's boxes and scores, of which the larger would hide the smaller. Channels lie along axis 1, or
+  along the shorter of the two axes behind the batch's.
 
 A mapping from outputs to names of built-in metrics judges each output by its own, and takes the worst of them.
 """
@@ -85,10 +86,22 @@ def channel_error(answer: Array, expected: Any) -> float:
     wanted = _like(answer, expected)
     if answer.ndim < 2:
         return relative_error(answer, expected)
-    one, other = (np.moveaxis(value, 1, 0).reshape(value.shape[1], -1) for value in (answer.astype(np.float64), wanted))
-    lengths, differences = np.linalg.norm(other, axis=1), np.linalg.norm(one - other, axis=1)
-    errors = np.divide(differences, lengths, out=(differences > 0).astype(np.float64), where=lengths > differences)
-    return 1 - float(errors.mean())
+    axis = channel_axis(answer.shape)
+    one, other = (
+        np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1) for value in (answer.astype(np.float64), wanted)
+    )
+    return 1 - float(shares(np.linalg.norm(one - other, axis=1), np.linalg.norm(other, axis=1)).mean())
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """The axis of an output of two axes or more that its channels lie along: detectors have them on either side."""
+    return 2 if len(shape) == 3 and shape[2] < shape[1] else 1
+
+
+def shares(parts: Array, wholes: Array) -> npt.NDArray[np.float64]:
+    """Parts of wholes, 1 at most, and 1 of what is no number."""
+    nothing = np.where(parts == 0, 0.0, 1.0)
+    return np.divide(parts, wholes, out=nothing, where=(parts > 0) & (parts < wholes))
 
 
 def _like(answer: Array, expected: Any) -> npt.NDArray[np.float64]:

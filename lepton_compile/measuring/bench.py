@@ -22,6 +22,7 @@ from lepton_compile.runtime.loader import CompiledModel, LeptonError, checked_th
 
 OURS = "lepton_compile"
 PROFILED_RUNS = 30
+NOT_KEPT = ", the nearest to limits that no variant keeps"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def bench(
         raise LeptonError(f"seconds is {seconds:g}; it must be a number of at least 0", seconds=seconds)
     require_peers(against)
     count = min(checked_threads(threads) or processors(), processors())
-    compiled = load(folder, threads=count, latency_s=latency_s, memory_bytes=memory_bytes)
+    compiled = load(folder, threads=count)
+    limited = latency_s is not None or memory_bytes is not None
+    kept = not limited or compiled.adapt(latency_s=latency_s, memory_bytes=memory_bytes)
     path = None if model is None else Path(model)
     if path is not None:
         _require_same_model(compiled, path)
@@ -134,7 +137,7 @@ def bench(
         threads=count,
         random_inputs=tuple(tensor.name for tensor in missing),
         engines=measure_engines(loaders, feed, seconds),
-        variant="" if compiled.variant is None else compiled.variant.name,
+        variant="" if compiled.variant is None else compiled.variant.name + ("" if kept else NOT_KEPT),
     )
     return _profiled(result, compiled, feed) if profile else result
 

@@ -13,11 +13,10 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lepton_compile.errors import LeptonError
 from lepton_compile.planning.plan import Plan
@@ -59,8 +58,20 @@ def search(
         LeptonError: Optuna is not installed.
     """
     folder = _usable(folder)
-    with nullcontext() if folder is None else FileLock(folder / "lock"):  # another search may be trying the same
+    if folder is None:
+        return _search(knobs, evaluate, seconds, None, progress)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if progress is not None:
+            progress("waiting for another search that tries the same")
+        lock.acquire()
+    try:
+        _mend(folder / _JOURNAL)
         return _search(knobs, evaluate, seconds, folder, progress)
+    finally:
+        lock.release()
 
 
 def _search(
@@ -107,6 +118,13 @@ def _search(
         if progress is not None and known is None:
             progress(f"search, {spent:.0f} of {seconds:.0f} s: {_told(point)}")
     return list(found.values())
+
+
+def _mend(journal: Path) -> None:
+    """Drop what a process that was killed had begun to write: a line without an end."""
+    written = journal.read_bytes()
+    if not written.endswith(b"\n"):
+        journal.write_bytes(written[: written.rfind(b"\n") + 1])
 
 
 def _usable(folder: Path | None) -> Path | None:

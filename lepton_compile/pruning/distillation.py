@@ -30,6 +30,7 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
+from lepton_compile.evaluation.metrics import channel_axis
 from lepton_compile.gradients.network import Network
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
@@ -152,7 +153,7 @@ class _Layer:
         size: The root mean square of its weights at the start, which steps are relative to.
         weights: Its weights.
         bias: What its offsets are part of; None where nothing can be added to its outputs.
-        rest: What of `bias` is no offset.
+        rest: What of `bias` is no offset; the offsets, where there is none but it has some.
     """
 
     name: str
@@ -171,6 +172,8 @@ class _Layer:
         if offsets is None:
             return cls(node.name, told, size, weights, None, np.zeros(0))
         bias = network.weights[added_to(node).name]
+        if bias.numel() != len(offsets):  # positions have addends of their own: what is added to all of them stays
+            return cls(node.name, told, size, weights, None, np.array(offsets))
         rest = bias.detach().numpy().reshape(-1).astype(np.float64) - np.array(offsets)
         return cls(node.name, told, size, weights, bias, rest)
 
@@ -187,7 +190,8 @@ class _Layer:
     @property
     def offsets(self) -> tuple[float, ...]:
         """What it has learned to add to its outputs."""
-        assert self.bias is not None
+        if self.bias is None:
+            return tuple(self.rest.tolist())
         return tuple((self.bias.detach().numpy().reshape(-1) - self.rest).tolist())
 
 
@@ -228,8 +232,8 @@ class _Lesson:
         means, squares = (dict.fromkeys(self.kept, torch.zeros(())) for _ in range(2))
         for sample in chosen:
             for name, value in self.wanted([sample]).items():
-                # Of batches of outputs, channels lie along axis 2; a hint is one channel.
-                own = 2 if name in self.outputs and value.dim() > 2 else None
+                # Of outputs, each channel has a scale of its own; a hint is one channel.
+                own = 1 + channel_axis(value.shape[1:]) if name in self.outputs and value.dim() > 2 else None
                 others = [axis for axis in range(value.dim()) if axis != own]
                 means[name] = means[name] + value.double().mean(others, keepdim=True) / len(chosen)
                 squares[name] = squares[name] + value.double().square().mean(others, keepdim=True) / len(chosen)
@@ -303,7 +307,7 @@ def _train(
             best = error
             kept = Repair(
                 {layer.told: layer.new_weights for layer in layers},
-                {layer.name: layer.offsets for layer in layers if layer.bias is not None},
+                {layer.name: layer.offsets for layer in layers if layer.rest.size},
             )
         if epoch <= 2:  # so that the cycle ends in time; the first pass of all is slower than others
             left = deadline - time.monotonic()

@@ -74,7 +74,10 @@ def orders(
     if by in (Importance.L1, Importance.L2):
         return _by_weights(graph, structure, 1 if by is Importance.L1 else 2)
     readers = _readers(graph, structure, samples, held_bytes)
-    return [_order(group, readers, by) for group in structure.prunable]
+    found = [_order(group, readers, by) for group in structure.prunable]
+    # Of what is read by no known weights, as queries and keys are, all that tells is what makes it.
+    norms = _by_weights(graph, structure, 2)
+    return [order if any(order.costs) else norm for order, norm in zip(found, norms, strict=True)]
 
 
 @dataclass(frozen=True)

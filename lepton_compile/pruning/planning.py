@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ from lepton_compile.rewriting.passes import Context
 # How many samples the importance of channels and the weights that make up for them are found with, at most.
 _SAMPLES = 4096
 # How often what is measured may correct what was expected.
-_ATTEMPTS = 4
+_ATTEMPTS = 5
 _NOT_REPAIRED = "no repair"
 # What is aimed at, as a share of what may be taken.
 _MARGIN = 0.97
@@ -117,9 +118,9 @@ class Planner:
             "metric": {
                 "name": self._contract.metric_name,
                 "original": judgement.original,
-                "pruned": judgement.value,
-                "pruned and not repaired": judged[_NOT_REPAIRED].value,
-                **{f"by {name}": judged[name].value for name in repairs.found},
+                "pruned": _number(judgement.value),
+                "pruned and not repaired": _number(judged[_NOT_REPAIRED].value),
+                **{f"by {name}": _number(judged[name].value) for name in repairs.found},
                 "standard error of the difference": judgement.error,
                 "samples held out": judgement.samples,
                 "most it may drop": self._contract.max_drop,
@@ -151,9 +152,10 @@ class Planner:
         """How many channels of each group go, and what is taken then."""
         aims = [_MARGIN * each for each in most]
         least = [float("inf")] * len(most)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             goals = [Goal(use, aim) for use, aim in zip(self._uses, aims, strict=True)]
-            counts = allocate(self._orders, self._units, goals)
+            # What is expected may be wrong by more than corrections reach: in the end as many go as can.
+            counts = allocate(self._orders, self._units, goals) if attempt < _ATTEMPTS - 1 else None
             everything = counts is None
             if counts is None:
                 pairs = zip(self._orders, self._units, strict=True)
@@ -195,3 +197,8 @@ def best_repair(judged: Mapping[str, Judgement], most: float) -> str:
     holding = [name for name, judgement in judged.items() if judgement.expected_drop <= most] or list(judged)
     best = judged[max(holding, key=lambda name: judged[name].value)]
     return [name for name in holding if judged[name].value >= best.value - best.error][-1]
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it: none where answers were no numbers."""
+    return value if math.isfinite(value) else None

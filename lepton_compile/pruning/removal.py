@@ -78,10 +78,9 @@ def _named_sizes(place: int) -> Callable[[gs.Node, _Removal], None]:
         before, after = node.outputs[0].shape, removal.sizes(node.outputs[0])
         if named is not None and named.size and list(before) != after:
             # 0 and -1 go on standing for what they stood for, and the 1 of a broadcast for any size.
-            leading = len(after) - named.size
+            axes = node.attrs.get("axes", range(len(after) - named.size, len(after)))
             changed = [
-                now if size == was else size
-                for size, was, now in zip(named.tolist(), before[leading:], after[leading:], strict=True)
+                after[axis] if size == before[axis] else size for size, axis in zip(named.tolist(), axes, strict=True)
             ]
             removal.give(node, place, changed)
 

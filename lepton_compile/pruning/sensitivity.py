@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lepton_compile.evaluation.metrics import channel_axis, shares
 from lepton_compile.evaluation.stages import HELD_BYTES, as_many_as_held, in_stages
 from lepton_compile.model import Graph
 from lepton_compile.pruning.groups import Structure
@@ -80,10 +81,14 @@ def by_answers(
     exact = _answers(graph, judging)
     found = []
     for order, half in zip(orders, halves, strict=True):
-        lost = math.fsum(order.costs[: len(half.channels)])
-        if lost > 0:
-            scale = _difference(_answers(apply(Repair(half.weights, half.offsets), half.pruned), judging), exact) / lost
-            order = replace(order, costs=tuple(scale * cost for cost in order.costs))
+        if half.channels:
+            lost = math.fsum(order.costs[: len(half.channels)])
+            answers = _answers(apply(Repair(half.weights, half.offsets), half.pruned), judging)
+            costs = order.costs
+            if lost <= 0:  # nothing tells its channels apart
+                costs, lost = (1.0,) * len(costs), float(len(half.channels))
+            scale = _difference(answers, exact) / lost
+            order = replace(order, costs=tuple(scale * cost for cost in costs))
         found.append(order)
     return found
 
@@ -139,12 +144,14 @@ def _difference(answers: Sequence[Mapping[str, Array]], exact: Sequence[Mapping[
         if first.dtype.kind == "f" and first.size:
             ones, others = (_by_channel([each[name] for each in every]) for every in (answers, exact))
             squares, variance = np.square(ones - others).mean(axis=1), others.var(axis=1)
-            errors = np.divide(squares, variance, out=(squares > 0).astype(np.float64), where=variance > squares)
-            found = max(found, float(errors.mean()))
-    return found if math.isfinite(found) else 1.0
+            found = max(found, float(shares(squares, variance).mean()))
+    return found
 
 
 def _by_channel(values: Sequence[Array]) -> npt.NDArray[np.float64]:
-    """All that each channel, along axis 1, is of an output in all samples."""
-    rows = [np.moveaxis(value, 1, 0).reshape(value.shape[1], -1) if value.ndim > 1 else value[None] for value in values]
+    """All that each channel is of an output in all samples."""
+    if values[0].ndim < 2:
+        return np.concatenate([value.reshape(1, -1) for value in values], axis=1, dtype=np.float64)
+    axis = channel_axis(values[0].shape)
+    rows = [np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1) for value in values]
     return np.concatenate(rows, axis=1, dtype=np.float64)

@@ -237,7 +237,7 @@ def _across(default: int) -> Transfer:
         for labels in x[axis:last]:
             labelling.freeze(labels, node, _TOGETHER)
         for parameter in node.inputs[1:]:
-            for labels in labelling.of(parameter):
+            for labels in labelling.of(parameter) if not parameter.is_empty() else ():
                 labelling.freeze(labels, node, _TOGETHER)
         _set_normalized(node, labelling, x)
 
@@ -250,10 +250,9 @@ def _layer_normalization(node: gs.Node, labelling: Labelling) -> None:
     if int(node.attrs.get("axis", -1)) % len(x) != len(x) - 1:
         _across(-1)(node, labelling)
         return
-    parameters = [labelling.of(tensor)[-1] for tensor in node.inputs[1:] if not tensor.is_empty() and tensor.shape]
-    for labels in parameters:
-        if len(labels) == len(x[-1]):
-            labelling.join(x[-1], labels, node)
+    _broadcast(
+        [x, *(labelling.of(tensor) for tensor in node.inputs[1:] if not tensor.is_empty())], len(x), node, labelling
+    )
     _set_normalized(node, labelling, x)
 
 

@@ -147,7 +147,7 @@ def _variants(manifest: Record) -> Section:
     rows = [
         (
             variant["name"],
-            f"{variant['seconds'] * 1e3:.3f}",
+            f"{variant['seconds'] * 1e3:.4g}",
             *(format_bytes(variant["memory"][f"{part}_bytes"]) for part in ("arena", "weights", "peak")),
             f"{variant['target']['name']} ({variant['target']['cpu']['name']})",
             ", ".join(step["pass"] for step in variant["passes"] if not step["exact"]),

@@ -359,7 +359,7 @@ class CompiledModel:
             f"  {sum(k['calls'] for k in kernels)} calls of {len(kernels)} kernels, "
             f"{sum(k['calls'] * k['operations'] for k in kernels) / 1e9:.3f} GFLOP",
             *(
-                f"  variant {variant.name}: {variant.seconds * 1e3:.3f} ms on one thread, memory "
+                f"  variant {variant.name}: {variant.seconds * 1e3:.4g} ms on one thread, memory "
                 f"{variant.memory_bytes:,} bytes"
                 for variant in self.variants
             ),

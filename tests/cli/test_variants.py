@@ -42,13 +42,17 @@ def test_inspect_lists_variants(lepton, folder):
 def test_run_and_bench_say_which_variant_is_taken(lepton, folder, command):
     outcome = lepton(command, folder, "--adapt", "latency=1s,memory=1GB", "--threads", "1")
     assert outcome.code == 0, outcome.err
-    assert "variant x86_64_v3" in outcome.out
+    assert "variant x86_64_v3" in outcome.out and "limits" not in outcome.out
+    outcome = lepton(command, folder, "--adapt", "memory=1B", "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    assert "variant x86_64_v" in outcome.out and "limits" in outcome.out
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("latency=0ms", "latency has to be above 0"),
+        ("memory=0.4B", "memory has to be above 0"),
         ("size=1MB", "'size' is none of latency and memory"),
         ("latency=5", "must be a number and its unit"),
     ],
@@ -75,6 +79,8 @@ def test_a_budget_of_nothing_is_wrong_input(lepton, nets, tmp_path):
 
 def test_of_a_family_the_largest_that_fits_is_compiled(lepton, nets, tmp_path):
     options = ["--target", "x86-64-v3", "--tuning", "model", "--budget", "size=400KB", "-o", tmp_path / "out"]
+    outcome = lepton("compile", *nets.values(), *options[:-2])
+    assert outcome.code == 2 and "say where to write it (-o)" in outcome.err
     outcome = lepton("compile", *nets.values(), *options)
     assert outcome.code == 0, outcome.err
     assert "net2048 does not fit: " in outcome.out

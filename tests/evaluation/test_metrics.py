@@ -60,6 +60,29 @@ def test_large_channels_hide_no_small_ones() -> None:
     assert judged("channel_error", {"y": np.zeros((1, 2))}, {"y": np.zeros((1, 2))}) == 1
 
 
+def test_channels_lie_on_either_side() -> None:
+    """A detector's answers are [1, channels, places] or [1, places, channels]."""
+    original = np.random.default_rng(0).uniform(0, 1, (1, 6, 50)) * np.array([300.0] * 3 + [1.0] * 3)[:, None]
+    wrong = original.copy()
+    wrong[:, 3:] = 0
+    pair = {"y": original.transpose(0, 2, 1)}, {"y": wrong.transpose(0, 2, 1)}
+    assert judged("channel_error", *pair) == pytest.approx(judged("channel_error", {"y": original}, {"y": wrong}))
+
+
+def test_what_is_no_number_is_worth_nothing() -> None:
+    original = {"y": np.ones((1, 4, 5))}
+    assert judged("channel_error", original, {"y": np.full((1, 4, 5), np.nan)}) == 0
+    assert judged("channel_error", original, {"y": np.full((1, 4, 5), np.inf)}) == 0
+    # Of models: whatever the metric would say of it.
+    contract = Contract([{"x": np.full((1, 4), each, np.float32)} for each in (1, 2, 3)], *metric_of("cosine"), 0.5)
+    contract.observe(of("Sqrt"), {})
+    text = "g (float[1,4] x) => (float[1,4] y) { z = Neg(x) y = Sqrt(z) }"
+    made = Graph.from_model(onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]>' + text))
+    made.infer_shapes()
+    judgement = contract.judge(made)
+    assert judgement.original == 1 and judgement.drop == np.inf
+
+
 def test_answers_without_floats() -> None:
     indices = {"y": np.array([3])}
     with pytest.raises(CalibrationError, match="no output of floats"):

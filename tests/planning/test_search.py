@@ -70,6 +70,14 @@ def test_a_search_that_is_stopped_goes_on(tmp_path) -> None:
     assert len(calls) == count
 
 
+def test_what_a_killed_search_had_begun_to_write_is_dropped(tmp_path) -> None:
+    calls: list[dict[str, object]] = []
+    first = search(KNOBS, evaluated(calls), 3600.0, tmp_path)
+    with (tmp_path / "journal.log").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "worker_i')
+    assert search(KNOBS, evaluated(calls), 3600.0, tmp_path)[: len(first)] == first
+
+
 def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     calls: list[dict[str, object]] = []

@@ -84,6 +84,26 @@ def test_normalizations_and_transposed_convolutions_learn() -> None:
     assert error(made, graph, others) < error(before, graph, others)
 
 
+def test_offsets_beside_addends_of_each_position_stay() -> None:
+    """A matrix is added by Gemm; what is added to all of its rows is told, and not learned."""
+    distillation = pytest.importorskip("lepton_compile.pruning.distillation")
+    model = Model()
+    x = model.node("Relu", model.node("Gemm", model.input(6, 8), model.weight(8, 12), model.weight(6, 12)))
+    model.output(model.node("Gemm", x, model.weight(12, 4), model.weight(6, 4)))
+    graph = import_model(model.proto())
+    random = np.random.default_rng(0)
+    given = [{"x0": random.standard_normal((6, 8)).astype(np.float32)} for _ in range(60)]
+    structure = find_groups(graph)
+    channels = set(structure.prunable[0].channels[:6])
+    start = find_repair(graph, remove(graph.copy(), structure, channels), structure, channels, given[:50])
+    left = remove(graph.copy(), structure, channels)
+    made = distillation.distil(
+        graph, left.copy(), start, structure, channels, given[:50], given[50:], epochs=3, batch=2
+    )
+    assert made.repair is not None and made.after < made.before
+    assert start.offsets and all(made.repair.offsets[name] == told for name, told in start.offsets.items())
+
+
 def test_the_same_is_learned_again_and_told_exactly() -> None:
     graph = correlated()
     (_, _, one), (_, _, other) = (distilled(graph, epochs=2) for _ in range(2))

@@ -184,6 +184,17 @@ def stream(model: Model, x: str) -> tuple[str, int]:
     return model.node("Reshape", model.node("Transpose", x, perm=[0, 2, 1]), model.constant([1, 12, 6, 6], "int64")), 12
 
 
+def many_axes(model: Model, x: str) -> tuple[str, int]:
+    """Normalizations whose scale has a row for each position, or that take two axes and have no bias."""
+    x = model.node("Reshape", channels_last(model, convolution(model, x, 4, 12)), model.constant([1, 36, 12], "int64"))
+    x = model.node("LayerNormalization", x, model.weight(36, 12), model.weight(12), axis=-1)
+    x = model.node("LayerNormalization", model.node("MatMul", x, model.weight(12, 8)), model.weight(36, 8), "", axis=1)
+    x = model.node("MatMul", x, model.weight(8, 12))
+    x = model.node("Reshape", x, model.constant([1, 6, 6, 12], "int64"))
+    x = model.node("Resize", x, "", "", model.constant([12, 12], "int64"), axes=[1, 2], mode="nearest")
+    return model.node("Transpose", x, perm=[0, 3, 1, 2]), 12
+
+
 def spelled_out(model: Model, x: str) -> tuple[str, int]:
     """Channels divided by their deviation, and by the root of their mean square."""
     x = channels_last(model, convolution(model, x, 4, 12))
@@ -228,6 +239,7 @@ NETS: dict[Callable[[Model, str], tuple[str, int]], list[int]] = {
     grouped_queries: [2, 16],
     stream: [12, 16],
     spelled_out: [12],
+    many_axes: [12, 12],
     recurrent: [5, 6],
     gated: [5, 6],
 }
