@@ -82,12 +82,14 @@ class ChannelPruning(Pass):
             return Decline(compared(taken, "without it"))
         key = "channels", fingerprint(graph), *(limit.resource for limit in limited)
         planner = contract.once(key, lambda: Planner(graph, target.vector_bytes // 4, context, limited))
-        goals, proposal = before, None
+
+        def nearer(goals: Sequence[float], taken: Sequence[float]) -> list[float]:
+            """Goals by which so much would be taken as may be, where these gave what is taken."""
+            pairs = zip(before, goals, limited, taken, strict=True)
+            return [min(whole, goal * limit.most / each) for whole, goal, limit, each in pairs]
+
+        goals, kept, proposal = nearer(before, taken), before, None
         for _ in range(_ATTEMPTS):
-            goals = [
-                min(whole, goal * limit.most / each)
-                for whole, goal, limit, each in zip(before, goals, limited, taken, strict=True)
-            ]
             pruned = planner.within(goals)
             if isinstance(pruned, TooMuch):
                 return proposal or Decline(pruned.reason, pruned.refusals)
@@ -107,6 +109,11 @@ class ChannelPruning(Pass):
                 # Where later passes save more of what is left than was expected, channels went that can stay.
                 if max(each / limit.most for limit, each in zip(limited, taken, strict=True)) > _CLOSE:
                     return proposal
+                kept, goals = goals, nearer(goals, taken)
+            elif proposal is None:
+                goals = nearer(goals, taken)
+            else:
+                goals = [(least + most) / 2 for least, most in zip(kept, goals, strict=True)]
         return proposal or Decline(f"{compared(taken)}: {pruned.reason}")
 
     def _asked(self, graph: Graph, context: Context) -> list[Limit]:
