@@ -63,7 +63,8 @@ def compile(
         shapes: Sizes of the inputs that have dynamic dimensions.
         calibration: Samples of real inputs, which let approximate passes (channel pruning, quantization) take part:
             two thirds of them calibrate, and the others judge what is lost. Arrays, an .npz file, a folder of .npy or
-            .npz files, an iterable, or a callable; see `lepton_compile.evaluation.samples`. They never leave the process.
+            .npz files, an iterable, or a callable; see `lepton_compile.evaluation.samples`. They never leave the
+            process.
         metric: What may not drop by more than `budget.max_drop`: "top1", "cosine", "relative_error", "channel_error",
             one of these for each output by name, or a function of answers and what is expected; see
             `lepton_compile.evaluation.metrics`. None: "cosine".
