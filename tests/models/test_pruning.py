@@ -31,6 +31,7 @@ from lepton_compile.rewriting import Stage
 from lepton_compile.rewriting.limits import Limit, Resource
 from lepton_compile.rewriting.manager import run_passes
 from lepton_compile.rewriting.passes import Context
+from lepton_compile.rewriting.patterns import producer
 from lepton_compile.target import resolve_target
 
 pytestmark = pytest.mark.models
@@ -70,10 +71,23 @@ def test_random_choices(name: str) -> None:
                 channels |= set(random.choice(group.channels, count, replace=False).tolist())
         pruned = remove(graph.copy(), structure, channels)
         pruned.check()
-        mismatches = compare_outputs(
-            reference_answers(pruned, feed), reference_answers(masked(graph, structure, channels), feed)
-        )
+        expected = masked(graph, structure, channels)
+        mismatches = compare_outputs(*(reference_answers(before_softmax(each), feed) for each in (pruned, expected)))
         assert not mismatches, mismatches
+
+
+def before_softmax(graph: Graph) -> Graph:
+    """A graph that answers what its last softmax reads.
+
+    Of random channels of a normalised stream logits are in the thousands, by which a softmax multiplies the rounding
+    errors of both graphs.
+    """
+    made = [producer(tensor) for tensor in graph.gs.outputs]
+    graph.gs.outputs = [
+        node.inputs[0] if node is not None and node.op == "Softmax" else tensor
+        for node, tensor in zip(made, graph.gs.outputs, strict=True)
+    ]
+    return graph
 
 
 def random_input(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

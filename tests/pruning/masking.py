@@ -27,7 +27,8 @@ def masked(graph: Graph, structure: Structure, channels: Set[int]) -> Graph:
             (axis,) = (int(axis) for axis in node.inputs[1].values)
             kept = np.isin(structure.axes[node.inputs[0].name][axis], removed, invert=True)
             if not kept.all():
-                _mask(made, node, 0, axis % len(node.inputs[0].shape), kept * (kept.size / kept.sum()))
+                _mask(made, node, 0, axis % len(node.inputs[0].shape), kept)
+                _average(made, node, int(kept.sum()))
         for place, axis in _summed(node):
             tensor = node.inputs[place]
             kept = np.isin(structure.axes[tensor.name][axis], removed, invert=True)
@@ -89,3 +90,13 @@ def _normalize_over(graph: Graph, node: gs.Node, kept: np.ndarray) -> None:
     at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
     node.outputs.clear()
     graph.gs.nodes[at : at + 1] = nodes
+
+
+def _average(graph: Graph, node: gs.Node, count: int) -> None:
+    """Let a mean be a sum over so many, exactly: of one channel that is left its mean is itself."""
+    mean = node.outputs[0]
+    total = gs.Variable(f"{node.name}_total", np.dtype(np.float32), mean.shape)
+    node.op, node.outputs = "ReduceSum", [total]
+    divisor = gs.Constant(f"{node.name}_count", np.array(count, np.float32))
+    at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
+    graph.gs.nodes.insert(at + 1, gs.Node("Div", f"{node.name}_average", {}, [total, divisor], [mean]))
