@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from lepton_compile.model import Graph
 from lepton_compile.rewriting.fusion import PatternFusion
 from lepton_compile.rewriting.patterns import Uses, constant, is_operator, producer, same_type, static_shape
-from lepton_compile.rewriting.polynomial import number
+from lepton_compile.rewriting.polynomial import is_square, number
 from lepton_compile.rewriting.reductions import is_trailing, reduced_axes
 
 
@@ -96,11 +96,10 @@ def _mean_of_squares(variance: gs.Tensor | None) -> tuple[gs.Node, tuple[int, ..
     """The mean that a variance is about, the axes that it is over, and the nodes from the one to the other."""
     average = producer(variance) if variance is not None else None
     square = producer(average.inputs[0]) if is_operator(average, "ReduceMean") else None
-    if average is None or not is_operator(square, "Mul", "Pow"):
+    if average is None or square is None or not is_square(square):
         return None
-    is_square = number(square.inputs[1]) == 2 if square.op == "Pow" else square.inputs[0] is square.inputs[1]
     difference = producer(square.inputs[0])
-    if not is_square or not is_operator(difference, "Sub"):
+    if not is_operator(difference, "Sub"):
         return None
     mean = producer(difference.inputs[1])
     if not is_operator(mean, "ReduceMean") or mean.inputs[0] is not difference.inputs[0]:

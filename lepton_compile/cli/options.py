@@ -114,10 +114,13 @@ def _read_amounts(option: str, text: str, names: Sequence[str]) -> dict[str, flo
             amounts[name] = _read_share(amount)
             continue
         try:
-            amounts[name] = float(parse_quantity(amount, "seconds" if name == "latency" else "bytes"))
+            if name == "latency":
+                amounts[name] = float(parse_quantity(amount, "seconds"))
+            else:
+                amounts[name] = int(parse_quantity(amount, "bytes"))
         except ValueError as error:
             raise typer.BadParameter(f"{name} {error}", param_hint=f"'{option}'") from error
-        if amounts[name] < (0.0 if name == "latency" else 1.0) or not amounts[name]:
+        if not amounts[name]:
             raise typer.BadParameter(f"{name} has to be above 0", param_hint=f"'{option}'")
     return amounts
 

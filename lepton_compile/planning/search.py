@@ -62,16 +62,14 @@ def search(
         return _search(knobs, evaluate, seconds, None, progress)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         if progress is not None:
             progress("waiting for another search that tries the same")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         _mend(folder / _JOURNAL)
         return _search(knobs, evaluate, seconds, folder, progress)
-    finally:
-        lock.release()
 
 
 def _search(

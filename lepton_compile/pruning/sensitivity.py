@@ -82,12 +82,10 @@ def by_answers(
     found = []
     for order, half in zip(orders, halves, strict=True):
         if half.channels:
-            lost = math.fsum(order.costs[: len(half.channels)])
             answers = _answers(apply(Repair(half.weights, half.offsets), half.pruned), judging)
-            costs = order.costs
-            if lost <= 0:  # nothing tells its channels apart
-                costs, lost = (1.0,) * len(costs), float(len(half.channels))
-            scale = _difference(answers, exact) / lost
+            # Where nothing tells a group's channels apart, all cost the same.
+            costs = order.costs if math.fsum(order.costs[: len(half.channels)]) > 0 else (1.0,) * len(order.costs)
+            scale = _difference(answers, exact) / math.fsum(costs[: len(half.channels)])
             order = replace(order, costs=tuple(scale * cost for cost in costs))
         found.append(order)
     return found

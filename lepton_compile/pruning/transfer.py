@@ -18,6 +18,7 @@ from lepton_compile.model.traversal import captured, subgraphs, walk
 from lepton_compile.pruning.channels import Channels, Labels, fixed, is_fixed
 from lepton_compile.rewriting.elementwise import OPERATORS
 from lepton_compile.rewriting.patterns import ONNX_DOMAINS, constant, is_operator, operand, producer
+from lepton_compile.rewriting.polynomial import is_square
 
 Axes: TypeAlias = list[Labels]
 
@@ -293,13 +294,7 @@ def _is_of_normalization(node: gs.Node) -> bool:
     if node.op != "ReduceMean":
         return False
     x = node.inputs[0]
-    made = producer(x)
-    if is_operator(made, "Mul"):
-        squares = made.inputs[0] is made.inputs[1]
-    else:
-        power = constant(made.inputs[1]) if is_operator(made, "Pow") else None
-        squares = power is not None and bool((power == 2).all())
-    return squares or any(
+    return is_square(producer(x)) or any(
         is_operator(reader, "Sub") and reader.inputs[0] is x and reader.inputs[1] is node.outputs[0]
         for reader in node.outputs[0].outputs
     )

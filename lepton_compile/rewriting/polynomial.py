@@ -52,6 +52,13 @@ class Polynomial:
         )
 
 
+def is_square(node: gs.Node | None) -> bool:
+    """Whether a node multiplies a tensor by itself."""
+    if is_operator(node, "Mul"):
+        return node.inputs[0] is node.inputs[1]
+    return is_operator(node, "Pow") and number(node.inputs[1]) == 2
+
+
 def number(tensor: gs.Tensor | None) -> float | None:
     """The value of a constant of one element; else None."""
     values = constant(tensor)

@@ -60,7 +60,7 @@ def _mask(graph: Graph, node: gs.Node, place: int, axis: int, kept: np.ndarray) 
     shape = [len(kept) if number == axis else 1 for number in range(len(tensor.shape))]
     mask = gs.Constant(f"{node.name}_{place}_mask", kept.astype(np.float32).reshape(shape))
     made = gs.Variable(f"{node.name}_{place}_masked", np.dtype(np.float32), tensor.shape)
-    at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
+    at = _place(graph, node)
     graph.gs.nodes.insert(at, gs.Node("Mul", f"{node.name}_{place}_masking", {}, [tensor, mask], [made]))
     node.inputs[place] = made
 
@@ -87,7 +87,7 @@ def _normalize_over(graph: Graph, node: gs.Node, kept: np.ndarray) -> None:
     made = add("Mul", add("Div", centred, deviation), scale, output=None if bias else last)
     if bias:
         add("Add", made, bias[0], output=last)
-    at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
+    at = _place(graph, node)
     node.outputs.clear()
     graph.gs.nodes[at : at + 1] = nodes
 
@@ -98,5 +98,10 @@ def _average(graph: Graph, node: gs.Node, count: int) -> None:
     total = gs.Variable(f"{node.name}_total", np.dtype(np.float32), mean.shape)
     node.op, node.outputs = "ReduceSum", [total]
     divisor = gs.Constant(f"{node.name}_count", np.array(count, np.float32))
-    at = next(number for number, each in enumerate(graph.gs.nodes) if each is node)
+    at = _place(graph, node)
     graph.gs.nodes.insert(at + 1, gs.Node("Div", f"{node.name}_average", {}, [total, divisor], [mean]))
+
+
+def _place(graph: Graph, node: gs.Node) -> int:
+    """Where a node stands; nodes that are alike are equal, too."""
+    return next(number for number, each in enumerate(graph.gs.nodes) if each is node)
