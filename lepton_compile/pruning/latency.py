@@ -1,8 +1,8 @@
 """How long a run takes by how many channels of each group are gone.
 
-A step takes time by the share of its multiplications that is left. That is measured of a few graphs that are pruned
-alike everywhere, and between those it is on a line. What a step multiplies is its weights; a step without weights goes
-by the elements that it computes.
+A step takes time by the share of its multiplications that is left, of what it computes in vectors by that of the
+vectors. That is measured of a few graphs that are pruned alike everywhere, and between those it is on a line. What a
+step multiplies is its weights; a step without weights goes by the elements that it computes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ Steps = Mapping[str, float]
 
 # Shares of the channels of each group that graphs are measured with.
 _KEPT = 0.75, 0.5, 0.25
+# Without weights, and channels lie in vectors.
+_POOLS = "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"
 
 
 def seconds_of(
-    graph: Graph, structure: Structure, orders: Sequence[Order], units: Counts, measure: Callable[[Graph], Steps]
+    graph: Graph,
+    structure: Structure,
+    orders: Sequence[Order],
+    units: Counts,
+    lanes: int,
+    measure: Callable[[Graph], Steps],
 ) -> Use:
     """What runs take, in seconds.
 
@@ -36,6 +43,7 @@ def seconds_of(
         structure: What `find_groups` says of it.
         orders: In which order channels go.
         units: How many channels of each group go at a time.
+        lanes: How many float32 numbers a vector register holds.
         measure: Seconds of the steps of a graph, by the names of its nodes, a line each.
     """
     sizes = [len(order.channels) for order in orders]
@@ -51,8 +59,9 @@ def seconds_of(
     nodes, axes = {node.name: node for node in graph.gs.nodes}, Axes(structure)
     items = []
     for names, seconds in whole.items():
-        tensor = _computed_with([nodes[name] for name in names.split("\n") if name in nodes])
-        items.append(_item(axes.of(tensor) if tensor else (), names, seconds, measured))
+        node = _computes([nodes[name] for name in names.split("\n") if name in nodes])
+        of = axes.of(*_computed_with(node), lanes) if node else ()
+        items.append(_item(of, names, seconds, measured))
     return Use(items, sizes)
 
 
@@ -72,13 +81,24 @@ def _item(
     return Item(axes, left, np.maximum.accumulate([known[share] for share in left.tolist()]))
 
 
-def _computed_with(nodes: Sequence[gs.Node]) -> str:
-    """The tensor that says how much a step computes; "" where its nodes are not the graph's."""
+def _computes(nodes: Sequence[gs.Node]) -> gs.Node | None:
+    """The node of a step that says how much it computes; None where its nodes are not the graph's."""
     if not nodes:
-        return ""
-    weights = [tensor for node in nodes if (tensor := _weights(node)) is not None]
-    largest = max(weights, key=lambda tensor: math.prod(tensor.shape), default=nodes[-1].outputs[0])
-    return str(largest.name)
+        return None
+    weighty = [node for node in nodes if _weights(node) is not None]
+    return max(weighty, key=lambda node: math.prod(node.inputs[1].shape), default=nodes[-1])
+
+
+def _computed_with(node: gs.Node) -> tuple[str, int | None]:
+    """The tensor that says how much a node computes, and which of its axes is computed in vectors."""
+    if _weights(node) is None:
+        return str(node.outputs[0].name), 1 if node.op in _POOLS else None
+    name, rank = str(node.inputs[1].name), len(node.inputs[1].shape)
+    if node.op == "Conv":
+        return name, 0
+    if node.op == "Gemm":
+        return name, 0 if node.attrs.get("transB", 0) else 1
+    return name, {"MatMul": rank - 1, "ConvTranspose": 1}.get(node.op)
 
 
 def _weights(node: gs.Node) -> gs.Tensor | None:

@@ -82,6 +82,7 @@ class Planner:
         held = held_bytes(self._machine)
         order = orders(graph, self._structure, Importance.RECONSTRUCTION, self._samples, held)
         self._orders = by_answers(graph, self._structure, order, self._samples, held)
+        self._lanes = lanes
         self._units = units_of(self._structure, lanes)
         self._before = [limit.taken(graph) for limit in limits]
         self._uses = [self._use(context, limit, before) for limit, before in zip(limits, self._before, strict=True)]
@@ -139,7 +140,7 @@ class Planner:
         if limit.resource is Resource.MEMORY:
             return run_bytes(self._graph, self._structure, whole)
         assert context.measure is not None
-        return seconds_of(self._graph, self._structure, self._orders, self._units, context.measure)
+        return seconds_of(self._graph, self._structure, self._orders, self._units, self._lanes, context.measure)
 
     def _without(self, channels: Set[int]) -> Graph:
         return remove(self._graph.copy(), self._structure, channels)

@@ -19,8 +19,28 @@ from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
 
 Counts = Sequence[int]
-Axis = tuple[tuple[int, float], ...]
-"""The groups that have indices of an axis, and what share of it each has."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a tensor that loses indices.
+
+    Attributes:
+        shares: The groups that have indices of it, and what share of it each has.
+        size: How many indices it has.
+        together: How many indices are computed at a time: what is left of the last of them takes as long as all.
+    """
+
+    shares: tuple[tuple[int, float], ...]
+    size: int
+    together: int = 1
+
+    def left(self, kept: Sequence[float]) -> float:
+        """What share of it is left to compute where these shares of the groups' channels are."""
+        share = 1 - sum(share * (1 - kept[number]) for number, share in self.shares)
+        if self.together == 1:
+            return share
+        return -(-round(share * self.size) // self.together) / -(-self.size // self.together)
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class Use:
         self._sizes = sizes
         self._of_group: dict[int, list[Item]] = defaultdict(list)
         for item in items:
-            for number in {number for axis in item.axes for number, _ in axis}:
+            for number in {number for axis in item.axes for number, _ in axis.shares}:
                 self._of_group[number].append(item)
 
     def amount(self, removed: Counts) -> float:
@@ -89,14 +109,22 @@ class Axes:
             channel: number for number, group in enumerate(structure.prunable) for channel in group.channels
         }
 
-    def of(self, tensor: str) -> tuple[Axis, ...]:
-        """For each axis of a tensor that loses indices, the groups and their shares."""
-        axes = (self._axis(labels) for labels in self._axes.get(tensor, ()))
-        return tuple(axis for axis in axes if axis)
+    def of(self, tensor: str, vectors: int | None = None, lanes: int = 1) -> tuple[Axis, ...]:
+        """The axes of a tensor that lose indices.
 
-    def _axis(self, labels: Labels) -> Axis:
+        Args:
+            tensor: Its name.
+            vectors: The axis whose indices are computed in vectors, if there is one.
+            lanes: How many indices a vector has.
+        """
+        labelled = enumerate(self._axes.get(tensor, ()))
+        axes = [self._axis(labels, lanes if axis == vectors else 1) for axis, labels in labelled]
+        return tuple(axis for axis in axes if axis.shares)
+
+    def _axis(self, labels: Labels, together: int) -> Axis:
         counts = Counter(self._groups[label] for label in labels.tolist() if label in self._groups)
-        return tuple((number, count / len(labels)) for number, count in counts.items())
+        shares = tuple((number, count / len(labels)) for number, count in counts.items())
+        return Axis(shares, len(labels), together)
 
 
 def kept_of(removed: Counts, sizes: Counts) -> list[float]:
@@ -106,7 +134,7 @@ def kept_of(removed: Counts, sizes: Counts) -> list[float]:
 
 def left_of(axes: Sequence[Axis], kept: Sequence[float]) -> float:
     """What share is left of what has these axes, where these shares of the groups' channels are."""
-    return math.prod(1 - sum(share * (1 - kept[number]) for number, share in axis) for axis in axes)
+    return math.prod(axis.left(kept) for axis in axes)
 
 
 def channels_of(orders: Sequence[Order], removed: Counts) -> set[int]:

@@ -28,6 +28,9 @@ def units_of(structure: Structure, lanes: int) -> list[int]:
         members = labels[np.isin(labels, group.channels)]
         runs = 1 + int(np.count_nonzero(members[1:] != members[:-1]))
         unit: int = max(1, lanes // (len(members) // runs))
+        if len(group.channels) <= unit:
+            # However many are left, they take a vector; what reads them takes less for each.
+            unit = 1
         while unit > 1 and len(group.channels) < 3 * unit:
             unit //= 2
         found.append(unit)
@@ -66,15 +69,17 @@ def allocate(orders: Sequence[Order], units: Sequence[int], goals: Sequence[Goal
         best: tuple[float, int, int] | None = None
         for number, (order, unit) in enumerate(zip(orders, units, strict=True)):
             left = len(order.channels) - removed[number]
-            more = left % unit or unit
-            if left - more < unit:
-                continue
-            saved = math.fsum(
-                goals[place].use.saved(removed, number, more) / (amounts[place] - goals[place].most) for place in missed
-            )
-            rate = _cost(order, removed[number], more) / saved if saved > 0 else math.inf
-            if saved > 0 and (best is None or rate < best[0]):
-                best = rate, number, more
+            first = left % unit or unit
+            for more in (first, first + unit):  # the first alone may save no vector
+                if left - more < unit:
+                    break
+                saved = math.fsum(
+                    goals[place].use.saved(removed, number, more) / (amounts[place] - goals[place].most)
+                    for place in missed
+                )
+                rate = _cost(order, removed[number], more) / saved if saved > 0 else math.inf
+                if saved > 0 and (best is None or rate < best[0]):
+                    best = rate, number, more
         if best is None:
             return None
         _, number, more = best
