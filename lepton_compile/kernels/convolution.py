@@ -26,7 +26,17 @@ from tvm import ir, sym, te, tirx
 from lepton_compile.kernels.channel_groups import ChannelGroups, Segment
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, imbalance, physical, shape_of
+from lepton_compile.kernels.kernel import (
+    Definition,
+    Epilogue,
+    Machine,
+    Operands,
+    Source,
+    filled,
+    imbalance,
+    physical,
+    shape_of,
+)
 from lepton_compile.kernels.layout import PLAIN, dense_rows, dense_size
 from lepton_compile.kernels.loops import (
     function,
@@ -356,6 +366,7 @@ class Emitter:
             blocks=blocks,
             family=self.family,
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
+            filled=filled(shapes.set_outputs, self.machine),
         )
 
     def row(self, place: Place) -> tirx.Stmt:

@@ -49,6 +49,11 @@ def imbalance(blocks: int, machine: Machine) -> float:
     return math.ceil(blocks / machine.threads) * machine.threads / blocks
 
 
+def filled(outputs: int, machine: Machine) -> float:
+    """What share of the lanes of the vectors that so many outputs lie in they fill."""
+    return outputs / (math.ceil(outputs / machine.lanes) * machine.lanes)
+
+
 @dataclass(frozen=True)
 class Definition:
     """A kernel without a name.
@@ -59,6 +64,7 @@ class Definition:
         blocks: Extent of the outermost loop.
         family: Name of the kernel family.
         operations: Floating-point operations, a multiply-add counting as two.
+        filled: What share of the lanes that operations are done in holds something.
         copies: Where all that it does is to copy a range of its only input's memory: the place in it, in elements, of
             the output's first.
         in_place: The inputs, of the only output's type and size, whose every element is read at its own place in memory
@@ -70,6 +76,7 @@ class Definition:
     blocks: int
     family: str
     operations: int
+    filled: float = 1.0
     copies: int | None = None
     in_place: tuple[int, ...] = ()
 

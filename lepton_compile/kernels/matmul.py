@@ -17,7 +17,7 @@ from tvm import sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, filled, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import function, load, parallel, parameter, rolled, sequence, serial, store, when
 from lepton_compile.kernels.register_tile import (
@@ -189,6 +189,7 @@ class Emitter:
             blocks=blocks,
             family=self.family,
             operations=math.prod(self.shape) * (2 * shapes.inner + self.cost),
+            filled=filled(shapes.columns, self.machine),
         )
 
     def tile(self, place: Place, begin: tirx.Expr | int, width: int) -> tirx.Stmt:

@@ -19,7 +19,7 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import evaluate, is_inlined, vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, filled, shape_of
 from lepton_compile.kernels.layout import PLAIN, Layout, dense_rows, dense_size
 from lepton_compile.kernels.loops import (
     allocate,
@@ -201,6 +201,7 @@ class Emitter:
             blocks=blocks,
             family=self.family,
             operations=batch * channels * math.prod(window.positions for window in self.windows) * each,
+            filled=filled(channels, self.machine),
         )
 
     def row(self, place: Place) -> tirx.Stmt:

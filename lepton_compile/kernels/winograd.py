@@ -22,7 +22,7 @@ from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, filled, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
     allocate,
@@ -212,6 +212,7 @@ class _Emitter:
             blocks=math.prod(extents),
             family="winograd",
             operations=plan.shape.groups * plan.shape.outputs * each,
+            filled=filled(plan.shape.outputs, self.machine),
         )
 
     def chunk(self, chunk: tirx.Expr) -> tirx.Stmt:

@@ -244,6 +244,7 @@ class Builder:
             family=definition.family,
             operations=definition.operations,
             nodes=nodes,
+            filled=definition.filled,
             copies=definition.copies,
             in_place=definition.in_place,
         )

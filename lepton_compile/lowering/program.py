@@ -108,7 +108,7 @@ class Kernel:
         family: The kernel family that made it ("convolution", "matmul", "map", "reduction", ...).
         operations: Floating-point operations of one whole call, a multiply-add counting as two.
         nodes: The ONNX node names it was first made for; what an error in building it names.
-        copies, in_place: As in `Definition`.
+        filled, copies, in_place: As in `Definition`.
     """
 
     name: str
@@ -119,6 +119,7 @@ class Kernel:
     family: str
     operations: int
     nodes: tuple[str, ...]
+    filled: float = 1.0
     copies: int | None = None
     in_place: tuple[int, ...] = ()
 

@@ -1,7 +1,8 @@
 """What the steps of a program take by the model of costs, for machines that nothing can be measured on.
 
 A step takes the longer of two times (`lepton_compile.measuring.roofline`): its multiply-adds at the rate of one core,
-and its bytes at the bandwidth of the caches, or of memory where they do not hold the model.
+those of lanes that hold nothing too, and its bytes at the bandwidth of the caches, or of memory where they do not hold
+the model.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def predicted_seconds(program: Program, target: Target) -> Mapping[str, float]:
     for step in describe_steps(program):
         roofline = Roofline(_PRODUCTS.get(step["family"].partition(" ")[0], 1) * peak, bandwidths)
         label = "\n".join(step["nodes"])
+        computed = {**step, "operations": step["operations"] / program.kernels[step["kernel"]].filled}
         # The clock may not have moved during the shortest.
-        seconds[label] = seconds.get(label, 0.0) + max(roofline.bound(step, program.peak_bytes), 1e-9)
+        seconds[label] = seconds.get(label, 0.0) + max(roofline.bound(computed, program.peak_bytes), 1e-9)
     return seconds

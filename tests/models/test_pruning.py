@@ -33,6 +33,7 @@ from lepton_compile.rewriting.manager import run_passes
 from lepton_compile.rewriting.passes import Context
 from lepton_compile.rewriting.patterns import producer
 from lepton_compile.target import resolve_target
+from lepton_compile.tuning import Workbench
 
 pytestmark = pytest.mark.models
 
@@ -122,6 +123,24 @@ def test_nets_at_half_the_multiplications(name: str) -> None:
     found = worth_of(name, repaired)
     assert found >= worth_of(name, graph) - 0.01
     assert found > max(worth_of(name, each) for each in (plain, uniform(graph, 0.5 * whole)))
+
+
+def test_narrow_layers_at_half_the_latency() -> None:
+    """LeNet-5's 6 and 16 channels take a vector of 16 each, however many are left: what reads them saves time."""
+    training, _ = digits()
+    graph = first_passes(import_model(trained_path("lenet")))
+    (x,) = graph.gs.inputs
+    target = resolve_target("x86-64-v4")
+    bench = Workbench(target, "lenet", passes=None, tuning=None, exact_order=False, progress=lambda line: None)
+    samples = [{x.name: image[None]} for image in training.images]
+    context = Context(Contract(samples, *metric_of("top1"), 1.0), bench.seconds)
+    limit = Limit(
+        Resource.LATENCY, total(bench.seconds(graph).values()) / 1.9, lambda each: total(bench.seconds(each).values())
+    )
+    pruned = Planner(graph, target.vector_bytes // 4, context, [limit]).within([limit.most])
+    assert isinstance(pruned, Pruned)
+    repaired = apply(pruned.repair, ChannelPruning(pruned.removed).run(graph.copy(), Context()))
+    assert worth_of("lenet", repaired) >= worth_of("lenet", graph) - 0.01
 
 
 @pytest.mark.parametrize("name", NETS)

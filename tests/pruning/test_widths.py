@@ -51,6 +51,30 @@ def test_of_each_group_something_stays() -> None:
     assert allocate([order(8, 1.0), order(4, 1.0)], [2, 4], [Goal(latency, 5.0)]) is None
 
 
+class Vectors(Linear):
+    """Runs that take so much longer for each vector of four channels of each group."""
+
+    def amount(self, removed: Sequence[int]) -> float:
+        whole = [-(-(size - gone) // 4) * 4 for size, gone in zip(self._sizes, removed, strict=True)]
+        return super().amount([size - left for size, left in zip(self._sizes, whole, strict=True)])
+
+    def saved(self, removed: Sequence[int], number: int, more: int) -> float:
+        after = [gone + more * (place == number) for place, gone in enumerate(removed)]
+        return self.amount(removed) - self.amount(after)
+
+
+def test_what_saves_nothing_alone_goes_with_the_next() -> None:
+    assert allocate([order(8, 1.0), order(8, 2.0)], [2, 2], [Goal(Vectors([8, 8], [1.0, 1.0]), 12.0)]) == [4, 0]
+
+
+def test_what_fills_no_vector_goes_one_by_one() -> None:
+    model = Model()
+    first = model.node("Conv", model.input(1, 3, 6, 6), model.weight(6, 3, 3, 3))
+    second = model.node("Conv", model.node("Relu", first), model.weight(20, 6, 3, 3))
+    model.output(model.node("Conv", model.node("Relu", second), model.weight(4, 20, 1, 1)))
+    assert units_of(find_groups(import_model(model.proto())), 16) == [1, 4]
+
+
 def test_units_of_heads_and_of_gates() -> None:
     model = Model()
     x = model.input(12, 1, 64)
