@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from tvm import tirx
 
-from lepton_compile.kernels import convolution
-from lepton_compile.kernels.convolution import Convolution, Place
+from lepton_compile.kernels import convolution, convolution_plan
+from lepton_compile.kernels.convolution import Place
+from lepton_compile.kernels.convolution_plan import Convolution
 from lepton_compile.kernels.dot_product import DotProductTile, Words, word
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source, physical
 from lepton_compile.kernels.loops import load, rolled
@@ -24,7 +25,7 @@ from lepton_compile.kernels.register_tile import RegisterTile, TileShape
 
 def packed_shape(words: Words, shapes: Convolution, machine: Machine) -> tuple[int, ...]:
     """Shape of the packed weights."""
-    *outer, inputs, blocks, lanes = convolution.packed_shape(shapes, machine)
+    *outer, inputs, blocks, lanes = convolution_plan.packed_shape(shapes, machine)
     return (*outer, -(-inputs // words.count), blocks, lanes)
 
 
@@ -32,7 +33,7 @@ def pack_weights(
     words: Words, weights: npt.NDArray[Any], shapes: Convolution, machine: Machine
 ) -> npt.NDArray[np.int32]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where there is no channel."""
-    return words.pack(convolution.pack_weights(weights, shapes, machine))
+    return words.pack(convolution_plan.pack_weights(weights, shapes, machine))
 
 
 def dot_convolution(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from kernels.layouts import assert_close, from_blocks, onnx_node, to_blocks
 from tvm import te, tirx
 
-from lepton_compile.kernels.convolution import convolution, convolution_of, pack_weights, packed_shape, packed_weights
+from lepton_compile.kernels.convolution import convolution
+from lepton_compile.kernels.convolution_plan import convolution_of, pack_weights, packed_shape, packed_weights
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout

@@ -16,7 +16,8 @@ from tvm import te
 from lepton_compile.codegen.kernels import build_object
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels.byte_products import offset
-from lepton_compile.kernels.convolution import convolution, convolution_of
+from lepton_compile.kernels.convolution import convolution
+from lepton_compile.kernels.convolution_plan import convolution_of
 from lepton_compile.kernels.dequantizing_matmul import Packing, dequantizing_matmul
 from lepton_compile.kernels.dot_convolution import dot_convolution
 from lepton_compile.kernels.dot_matmul import dot_matmul

@@ -8,10 +8,11 @@ from itertools import islice
 
 from tvm import te
 
-from lepton_compile.kernels import convolution as direct
+from lepton_compile.kernels import convolution_plan as direct
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels import winograd_plan as filtering
-from lepton_compile.kernels.convolution import Convolution
+from lepton_compile.kernels.convolution import convolution
+from lepton_compile.kernels.convolution_plan import Convolution
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.winograd_plan import ConvolutionShape, Winograd
@@ -137,7 +138,7 @@ def emit_algorithm(
     if isinstance(plan, Convolution):
         channels = channels_of(scope, x, problem.few_channels)
         packed = builder.weight(direct.pack_weights(weights, plan, machine))
-        definition = direct.convolution(plan, channels.source, epilogue, machine, channels.order, packed.dtype)
+        definition = convolution(plan, channels.source, epilogue, machine, channels.order, packed.dtype)
         source, *order = channels.buffers
         builder.call(definition, [source, packed, *order, *sources], [result], scope.nodes)
         return packed.nbytes()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tvm import te
 
 from lepton_compile.kernels import dot_convolution as kernel
-from lepton_compile.kernels.convolution import convolution_of
+from lepton_compile.kernels.convolution_plan import convolution_of
 from lepton_compile.kernels.dot_product import PAIRS
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.lowering.anchors.channel_order import FEW_CHANNELS

@@ -8,6 +8,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
+from lepton_compile.kernels.convolution_plan import convolution_of, packed_weights
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.pooling import DEPTHWISE, pack_depthwise, sliding_window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
@@ -87,10 +88,10 @@ def convolution(
             algorithms.emit(scope, ConvolutionProblem(of, few), x, known, epilogue, sources, result)
             return
         channels_read = channels_of(scope, x, few)
-        shapes = conv.convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
         definition = conv.convolution(shapes, channels_read.source, epilogue, machine, channels_read.order)
         scope.to_memory(w)
-        packed = scope.to_memory(conv.packed_weights(w, shapes, machine))
+        packed = scope.to_memory(packed_weights(w, shapes, machine))
         image, *order = channels_read.buffers
         builder.call(definition, [image, packed, *order, *sources], [result], scope.nodes)
 

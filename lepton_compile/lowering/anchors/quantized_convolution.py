@@ -12,7 +12,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import dot_convolution as kernel
-from lepton_compile.kernels.convolution import convolution_of
+from lepton_compile.kernels.convolution_plan import convolution_of
 from lepton_compile.kernels.dot_product import BYTES, LARGEST_SUM
 from lepton_compile.kernels.integer_depthwise import integer_depthwise
 from lepton_compile.kernels.integer_depthwise import pack_weights as pack_depthwise

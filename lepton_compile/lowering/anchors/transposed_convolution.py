@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from lepton_compile.kernels import convolution as conv
+from lepton_compile.kernels.convolution_plan import convolution_of, pack_weights
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.window import Window
 from lepton_compile.kernels.winograd_plan import ConvolutionShape
@@ -77,8 +78,8 @@ def transposed_convolution(
             for axis, (_, taps) in enumerate(axes):
                 taken = np.take(taken, taps or [0], axis=axis + 2)
             facts = (batch, channels // groups, per_group, groups, windows, machine)
-            shapes = conv.convolution_of(*facts, dense=machine.small)
-            packed = builder.weight(conv.pack_weights(taken, shapes, machine))
+            shapes = convolution_of(*facts, dense=machine.small)
+            packed = builder.weight(pack_weights(taken, shapes, machine))
             image = Source(x, source.layout)
             definition = conv.convolution(shapes, image, epilogue, machine, weights_dtype=packed.dtype)
             builder.call(definition, [source, packed, *sources], [result], scope.nodes)
