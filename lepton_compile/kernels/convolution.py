@@ -2,14 +2,14 @@
 
 Any number of spatial axes is one loop more or less outside the innermost. In a block with channels of several groups
 each lane multiplies the input of its own group by the weight of its own, so that an infinity or NaN stays in its group,
-and every store is of a whole vector.
+and every store is of a whole vector, or of the part of one that an output position has.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import ir, sym, te, tirx
@@ -57,6 +57,10 @@ def convolution(
         A kernel of the input, the packed weights, the order if there is one, the epilogue's sources and the output.
     """
     return Emitter(shapes, source, epilogue, machine, order, weights_dtype).definition()
+
+
+# From an output pixel, the first of a vector's lanes that are its own, and the place behind that to a lane's value.
+PixelValue = Callable[[Sequence[tirx.Expr], int, tirx.Expr], tirx.Expr]
 
 
 class Emitter:
@@ -135,7 +139,7 @@ class Emitter:
 
     def row(self, place: Place) -> tirx.Stmt:
         """A row of output pixels, tile by tile."""
-        window = self.shapes.windows[-1]
+        window = self.shapes.walked[-1]
         tiles = over_row(
             window, self.shapes.tile.columns, functools.partial(self.tile, place), small=self.machine.small
         )
@@ -145,8 +149,7 @@ class Emitter:
         """Put pixels that were stored as they were through the epilogue."""
 
         def finished(t: tirx.Expr) -> tirx.Stmt:
-            pixel = self.pixel(place, begin + t)
-            return sequence(self.finish_stored(place, b, pixel) for b in range(self.shapes.tile.blocks))
+            return sequence(self.finish_stored(place, b, begin + t) for b in range(self.shapes.tile.blocks))
 
         return (rolled if self.shared_epilogue else serial)(count, finished, "t")
 
@@ -169,12 +172,12 @@ class Emitter:
         registers = self.registers(tiles.width)
         reduce = serial(self.input_blocks, lambda ib: self.outer_taps(place, begin, tiles, registers, ib, []), "ib")
         if self.cost <= UNROLLED_EPILOGUE and not self.shared_epilogue:
-            return registers.run([reduce], lambda b, t, raw: self.finish(place, b, self.pixel(place, begin + t), raw))
+            return registers.run([reduce], lambda b, t, raw: self.finish(place, b, begin + t, raw))
         if str(self.epilogue.result.dtype) != registers.dtype:
             return self.tile_by_way(place, begin, registers, reduce)
 
         def raw_store(b: int, t: int, raw: LaneValue) -> tirx.Stmt:
-            return self.store_lanes(place, b, self.pixel(place, begin + t), raw)
+            return self.store_lanes(place, b, begin + t, lambda pixel, first, lane: raw(first + lane))
 
         stored = registers.run([reduce], raw_store)
         return stored if self.shared_epilogue else sequence([stored, self.again(place, begin, tiles.width)])
@@ -185,8 +188,7 @@ class Emitter:
         """One tile whose sums are of another type than the result, and wait for the epilogue elsewhere."""
 
         def again(sums: StoredTile, t: tirx.Expr) -> tirx.Stmt:
-            pixel = self.pixel(place, begin + t)
-            return sequence(self.finish(place, b, pixel, sums(t, b)) for b in range(self.shapes.tile.blocks))
+            return sequence(self.finish(place, b, begin + t, sums(t, b)) for b in range(self.shapes.tile.blocks))
 
         return registers.run_stored([reduce], again)
 
@@ -208,7 +210,7 @@ class Emitter:
                 lambda tap: self.outer_taps(place, begin, tiles, registers, ib, [*taps, first + tap]),
                 "tap",
             )
-        window = self.shapes.windows[-1]
+        window = self.shapes.walked[-1]
         everywhere = range(tiles.width)
         if not tiles.border:
             # Where a tap is one step of the reduction, this loop is the innermost one.
@@ -296,7 +298,7 @@ class Emitter:
         return self.shapes.spatial(
             [
                 window.first(p) + tap * window.dilation
-                for window, p, tap in zip(self.shapes.windows, [*place.outer, position], taps, strict=True)
+                for window, p, tap in zip(self.shapes.walked, [*place.outer, position], taps, strict=True)
             ]
         )
 
@@ -319,30 +321,54 @@ class Emitter:
         channel = self.channel(place, b, lane)
         return physical(self.epilogue.layout, [place.image, channel, *pixel], self.analyzer)
 
-    def finish(self, place: Place, b: int, pixel: Sequence[tirx.Expr], raw: LaneValue) -> tirx.Stmt:
-        """Store a block of a pixel through the epilogue."""
+    def finish(self, place: Place, b: int, column: tirx.Expr | int, raw: LaneValue) -> tirx.Stmt:
+        """Store a block of a column's pixels through the epilogue."""
+        return self.store_lanes(place, b, column, self.finished(place, b, lambda pixel, first, lane: raw(first + lane)))
 
-        def value(lane: tirx.Expr) -> tirx.Expr:
+    def finish_stored(self, place: Place, b: int, column: tirx.Expr | int) -> tirx.Stmt:
+        """Put a block of a column's pixels that was stored as it was through the epilogue."""
+
+        def raw(pixel: Sequence[tirx.Expr], first: int, lane: tirx.Expr) -> tirx.Expr:
+            return load(self.result, self.address(place, b, pixel, lane))
+
+        return self.store_lanes(place, b, column, self.finished(place, b, raw))
+
+    def finished(self, place: Place, b: int, raw: PixelValue) -> PixelValue:
+        """What the epilogue makes of a block of pixels."""
+
+        def value(pixel: Sequence[tirx.Expr], first: int, lane: tirx.Expr) -> tirx.Expr:
             at = [place.image, self.channel(place, b, lane), *pixel]
-            return self.epilogue.apply(raw(lane), at, self.others)
+            return self.epilogue.apply(raw(pixel, first, lane), at, self.others)
 
-        return self.store_lanes(place, b, pixel, value)
+        return value
 
-    def finish_stored(self, place: Place, b: int, pixel: Sequence[tirx.Expr]) -> tirx.Stmt:
-        """Put a block that was stored as it was through the epilogue."""
-        return self.finish(place, b, pixel, lambda lane: load(self.result, self.address(place, b, pixel, lane)))
+    def store_lanes(self, place: Place, b: int, column: tirx.Expr | int, value: PixelValue) -> tirx.Stmt:
+        """Store a block of a column's pixels, unless it lies past the last block, or they past the last pixel."""
+        abreast = self.shapes.abreast
+        lanes = self.machine.lanes // abreast
 
-    def store_lanes(self, place: Place, b: int, pixel: Sequence[tirx.Expr], value: LaneValue) -> tirx.Stmt:
-        """Store a block of a pixel, unless it lies past the last block."""
+        def stored(neighbour: int) -> tirx.Stmt:
+            pixel = self.pixel(place, column * abreast + neighbour)
+            return vector_store(
+                lanes,
+                lambda lane: value(pixel, neighbour * lanes, lane),
+                lambda lane, v: store(self.result, self.address(place, b, pixel, lane), v),
+            )
 
-        def put(lane: tirx.Expr, v: tirx.Expr) -> tirx.Stmt:
-            return store(self.result, self.address(place, b, pixel, lane), v)
-
+        positions = self.shapes.windows[-1].positions
+        if abreast > 1 and positions % abreast:
+            present = [
+                when(column * abreast + neighbour < positions, stored(neighbour)) for neighbour in range(abreast)
+            ]
+        else:
+            present = [stored(neighbour) for neighbour in range(abreast)]
+        whole = sequence(present)
         tile_blocks = self.shapes.tile.blocks
         output_blocks = -(-self.shapes.set_outputs // self.machine.lanes)
-        whole = vector_store(self.machine.lanes, value, put)
-        present = output_blocks % tile_blocks
-        return whole if not present or b < present else when(place.tile * tile_blocks + b < output_blocks, whole)
+        present_blocks = output_blocks % tile_blocks
+        if not present_blocks or b < present_blocks:
+            return whole
+        return when(place.tile * tile_blocks + b < output_blocks, whole)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ order in which the innermost loops read them; densely packed, where they are to 
 [output], whose vectors end in the next row's weights: they make lanes that nobody reads. Convolutions with a 1x1 kernel
 and no stride are matrix products over all pixels at once.
 
+Where a vector has lanes for the channels of several output positions, it can be for as many, side by side: their window
+is as wide as theirs together, and each has zeros for the taps that are not its own. So a kernel of 5 taps takes 6 steps
+for two positions, instead of 5 for each.
+
 A set is a group, if groups are whole blocks of output channels. If not, all channels are one set, and a block is
 computed in one go even where it has channels of several groups.
 """
@@ -50,6 +54,7 @@ class Convolution:
         tile: The register tile.
         mixed: Whether groups begin inside blocks of output channels.
         dense: Whether weights are packed without padding.
+        abreast: How many neighbouring output positions share a vector, each with as many lanes.
     """
 
     batch: int
@@ -61,6 +66,13 @@ class Convolution:
     tile: TileShape
     mixed: bool = False
     dense: bool = False
+    abreast: int = 1
+
+    @property
+    def walked(self) -> tuple[Window, ...]:
+        """The windows of what is computed together."""
+        *outer, last = self.windows
+        return (*outer, last if self.abreast == 1 else last.of_neighbours(self.abreast))
 
     @property
     def flat(self) -> bool:
@@ -87,7 +99,8 @@ class Convolution:
         return math.prod(window.positions for window in self.windows)
 
     def __str__(self) -> str:
-        return f"direct, tile {self.tile.columns}x{self.tile.blocks}"
+        together = f", {self.abreast} pixels in a vector" if self.abreast > 1 else ""
+        return f"direct, tile {self.tile.columns}x{self.tile.blocks}{together}"
 
 
 def convolution_of(
@@ -113,19 +126,43 @@ def convolutions_of(
     machine: Machine,
     *,
     dense: bool = False,
+    abreast: int = 1,
 ) -> Iterator[Convolution]:
-    """The same with every register tile, the most promising first; where code is to be small, the smallest."""
-    # A tile runs along the innermost axis: an axis of one position goes outside (a signal as an image of width 1).
-    order = sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
+    """The same with every register tile, the most promising first; where code is to be small, the smallest.
+
+    `abreast` is one of `ways_abreast`.
+    """
+    order = _loop_order(windows)
     loops = tuple(windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
-    columns = math.prod(window.positions for window in loops) if flat else loops[-1].positions
+    columns = math.prod(window.positions for window in loops) if flat else -(-loops[-1].positions // abreast)
     mixed = groups > 1 and outputs % machine.lanes > 0
     # Where groups are mixed a tile is one block. Two could share loads of the inputs of two groups, but that was slower
     # (measured in whole nets): there are more ways for groups to lie in them, and registers run out.
     ranked = rank_tiles(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
-    plans = (Convolution(batch, inputs, outputs, groups, loops, tuple(order), tile, mixed, dense) for tile in ranked)
+    facts = (batch, inputs, outputs, groups, loops, tuple(order))
+    plans = (Convolution(*facts, tile, mixed, dense, abreast) for tile in ranked)
     yield from _smallest_first(list(plans), machine) if machine.small else plans
+
+
+def ways_abreast(outputs: int, groups: int, windows: Sequence[Window], machine: Machine) -> list[int]:
+    """How many neighbouring output positions may share a vector, fewer steps being taken so.
+
+    They are summed up with zeros times their neighbours' inputs, so that an infinity or NaN spreads to these.
+    """
+    last = windows[_loop_order(windows)[-1]]
+    if groups > 1 or last.kernel == 1 or last.dilation > 1:
+        return [1]
+    most = min(machine.lanes // outputs, last.positions)
+    return [1 << power for power in range(max(1, most.bit_length()))]
+
+
+def _loop_order(windows: Sequence[Window]) -> list[int]:
+    """The axes from the outermost loop to the innermost, which tiles run along.
+
+    An axis of one position goes outside (a signal as an image of width 1).
+    """
+    return sorted(range(len(windows)), key=lambda axis: windows[axis].positions > 1)
 
 
 def _smallest_first(plans: Sequence[Convolution], machine: Machine) -> list[Convolution]:
@@ -156,7 +193,7 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
         shapes.sets,
         -(-blocks // shapes.tile.blocks),
         -(-shapes.inputs // lanes),
-        *(window.kernel for window in shapes.windows),
+        *(window.kernel for window in shapes.walked),
         min(lanes, shapes.inputs),
         shapes.tile.blocks,
         lanes,
@@ -166,8 +203,8 @@ def packed_shape(shapes: Convolution, machine: Machine) -> tuple[int, ...]:
 def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Machine) -> npt.NDArray[Number]:
     """Pack weights of shape (outputs * groups, inputs, kernel...), zeros where a block has no channel."""
     sets, tiles, input_blocks, *kernel, input_lanes, blocks, lanes = packed_shape(shapes, machine)
-    weights = weights.transpose(0, 1, *(axis + 2 for axis in shapes.order))
-    outputs = shapes.set_outputs
+    weights = _side_by_side(weights.transpose(0, 1, *(axis + 2 for axis in shapes.order)), shapes, machine)
+    outputs = len(weights) // sets
     if shapes.dense:
         rows = np.moveaxis(weights.reshape(sets, outputs, shapes.inputs, *kernel), 1, -1)
         return dense_rows(rows, tiles * blocks * lanes)
@@ -176,6 +213,19 @@ def pack_weights(weights: npt.NDArray[Number], shapes: Convolution, machine: Mac
     split = padded.reshape(sets, tiles, blocks, lanes, input_blocks, input_lanes, *kernel)
     axes = range(6, 6 + len(kernel))
     return np.ascontiguousarray(split.transpose(0, 1, 4, *axes, 5, 2, 3))
+
+
+def _side_by_side(weights: npt.NDArray[Number], shapes: Convolution, machine: Machine) -> npt.NDArray[Number]:
+    """Weights of neighbouring positions below each other, zeros for the taps that are not their own."""
+    if shapes.abreast == 1:
+        return weights
+    outputs, *others, kernel = weights.shape
+    window = shapes.windows[-1]
+    wide = np.zeros((shapes.abreast, machine.lanes // shapes.abreast, *others, shapes.walked[-1].kernel), weights.dtype)
+    for neighbour in range(shapes.abreast):
+        first = neighbour * window.stride
+        wide[neighbour, :outputs, ..., first : first + kernel] = weights
+    return wide.reshape(machine.lanes, *others, -1)
 
 
 def dense_shape(shapes: Convolution, machine: Machine) -> tuple[int]:
@@ -204,7 +254,7 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     if shapes.flat:
         taps, seen, length = 1, 1, shapes.pixels
     else:
-        *outer, last = shapes.windows
+        *outer, last = shapes.walked
         seen = math.prod(sum(window.seen(p) for p in range(window.positions)) for window in outer)
         taps, length = last.kernel, last.positions
     packed = packed_shape(shapes, machine)

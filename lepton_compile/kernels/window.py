@@ -8,7 +8,7 @@ Where code is to be small, columns at borders, and those that fill no tile, go o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 
@@ -57,6 +57,15 @@ class Window:
     def seen(self, position: int) -> int:
         """How many taps of a position lie inside the input."""
         return sum(self.inside(position, tap) for tap in range(self.kernel))
+
+    def of_neighbours(self, count: int) -> Window:
+        """The window of so many neighbouring positions, the first of which is a multiple of that; not dilated."""
+        return replace(
+            self,
+            positions=-(-self.positions // count),
+            kernel=self.kernel + (count - 1) * self.stride,
+            stride=count * self.stride,
+        )
 
     def is_identity(self) -> bool:
         """Whether every output position sees exactly the input at the same position."""

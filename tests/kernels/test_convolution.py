@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,15 @@ from kernels.layouts import assert_close, from_blocks, onnx_node, to_blocks
 from tvm import te, tirx
 
 from lepton_compile.kernels.convolution import convolution
-from lepton_compile.kernels.convolution_plan import convolution_of, pack_weights, packed_shape, packed_weights
+from lepton_compile.kernels.convolution_plan import (
+    convolution_of,
+    convolutions_of,
+    cycles,
+    pack_weights,
+    packed_shape,
+    packed_weights,
+    ways_abreast,
+)
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
@@ -64,7 +72,9 @@ def numpy_heavy(value: np.ndarray, bias: np.ndarray, residual: np.ndarray) -> np
     return np.where(cubed > 1, biased * 0.5 + cubed * 0.125, cubed - biased * 0.25) + residual * 2 - biased / 3
 
 
-def check(case: Case, machine: Machine, run: Callable[..., np.ndarray], epilogue: Lanes = light) -> None:
+def check(
+    case: Case, machine: Machine, run: Callable[..., np.ndarray], epilogue: Lanes = light, abreast: int = 1
+) -> None:
     rng = np.random.default_rng(0)
     channels, outputs, rank = case.inputs * case.groups, case.outputs * case.groups, len(case.size)
     strides, dilations, pads = case.attribute("strides", 1), case.attribute("dilations", 1), case.attribute("pads", 0)
@@ -83,7 +93,10 @@ def check(case: Case, machine: Machine, run: Callable[..., np.ndarray], epilogue
             case.size, expected.shape[2:], case.kernel, strides, dilations, pads[:rank], strict=True
         )
     ]
-    shapes = convolution_of(case.batch, case.inputs, case.outputs, case.groups, windows, machine)
+    facts = (case.batch, case.inputs, case.outputs, case.groups, windows, machine)
+    assert abreast in ways_abreast(case.outputs, case.groups, windows, machine)
+    shapes = next(convolutions_of(*facts, abreast=abreast))
+    assert abreast > 1 or shapes == convolution_of(*facts)
     blocked = Layout(machine.lanes)
     image = te.placeholder(x.shape, "float32", name="image")
     anchor = te.placeholder(expected.shape, "float32", name="anchor")
@@ -153,6 +166,36 @@ def test_costly_epilogues_come_after_the_tile_is_stored(name: str, run) -> None:
     check(SHAPES[name], Machine(16, 32), run, heavy)
 
 
+ABREAST = {
+    "whole rows": (Case(3, 6, (9, 12), (5, 5), pads=(2, 2, 2, 2), plain_input=True), 2),
+    "a pixel past the row": (Case(20, 4, (6, 11), (3, 3), pads=(1, 1, 1, 1), batch=2), 4),
+    "one channel": (Case(5, 1, (6, 37), (3, 3)), 16),
+    "longer than a tile": (Case(2, 3, (3, 150), (3, 5), pads=(0, 2, 2, 0), plain_input=True), 4),
+    "strided": (Case(3, 8, (15, 17), (3, 3), (2, 2), pads=(1, 1, 1, 1), plain_input=True), 2),
+    "one row": (Case(4, 4, (50,), (4,), (3,), pads=(3, 2)), 4),
+    "a column": (Case(4, 4, (21, 1), (3, 1), pads=(1, 0, 1, 0)), 4),
+}
+
+
+@pytest.mark.parametrize("epilogue", [light, heavy])
+@pytest.mark.parametrize(("case", "abreast"), ABREAST.values(), ids=ABREAST.keys())
+def test_pixels_that_share_a_vector(case: Case, abreast: int, epilogue: Lanes, run) -> None:
+    check(case, Machine(16, 32), run, epilogue, abreast)
+
+
+def test_pixels_share_a_vector_where_that_takes_fewer_steps() -> None:
+    machine = Machine(16, 32)
+    row = Window(64, 64, 3, pad=1)
+    assert ways_abreast(3, 1, [row, row], machine) == [1, 2, 4]
+    assert ways_abreast(9, 1, [row, row], machine) == [1]
+    assert ways_abreast(3, 2, [row, row], machine) == [1]
+    assert ways_abreast(3, 1, [row, Window(30, 30, 1)], machine) == [1]
+    assert ways_abreast(3, 1, [row, Window(30, 26, 3, dilation=2)], machine) == [1]
+    assert ways_abreast(3, 1, [row, Window(5, 3, 3)], machine) == [1, 2]
+    alone, together = (next(convolutions_of(1, 16, 3, 1, [row, row], machine, abreast=abreast)) for abreast in (1, 4))
+    assert cycles(together, machine) < 0.6 * cycles(alone, machine)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     rank = draw(st.integers(1, 2))
@@ -183,6 +226,28 @@ def cases(draw: st.DrawFn) -> Case:
 @given(case=cases(), machine=st.sampled_from([Machine(4, 8), Machine(8, 16)]))
 def test_any_shape(case: Case, machine: Machine, run) -> None:
     check(case, machine, run)
+
+
+@st.composite
+def narrow_cases(draw: st.DrawFn) -> tuple[Case, int]:
+    case = draw(cases())
+    abreast = draw(st.sampled_from((2, 4, 8)))
+    case = replace(
+        case,
+        outputs=draw(st.integers(1, 8 // abreast)),
+        groups=1,
+        dilations=(1,) * len(case.size),
+        kernel=(*case.kernel[:-1], max(2, case.kernel[-1])),
+        size=(*case.size[:-1], case.size[-1] + 3 * abreast),
+    )
+    return case, abreast
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(narrow=narrow_cases())
+def test_any_narrow_shape(narrow: tuple[Case, int], run) -> None:
+    case, abreast = narrow
+    check(case, Machine(8, 16), run, abreast=abreast)
 
 
 @pytest.mark.parametrize("groups", [1, 3])

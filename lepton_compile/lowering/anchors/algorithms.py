@@ -56,12 +56,19 @@ class ConvolutionProblem:
         return f"convolution {shape.batch} of {channels} {windows}{' plain' if self.few_channels else ''}"
 
 
-def direct_algorithms(problem: ConvolutionProblem, machine: Machine) -> list[Algorithm]:
-    """Direct convolutions, the most promising first."""
+def direct_algorithms(problem: ConvolutionProblem, machine: Machine, *, exactly: bool) -> list[Algorithm]:
+    """Direct convolutions, the most promising first; where `exactly` those that sum up the products alone."""
     shape = problem.shape
     facts = (shape.batch, shape.inputs, shape.outputs, shape.groups, shape.windows, machine)
-    plans = islice(direct.convolutions_of(*facts, dense=machine.small), 1 if machine.small else DIRECT_TILES)
-    return [Algorithm(str(plan), direct.cycles(plan, machine), False, plan) for plan in plans]
+    tiles = 1 if machine.small else DIRECT_TILES
+    ways = [1] if exactly else direct.ways_abreast(shape.outputs, shape.groups, shape.windows, machine)
+    plans = [
+        plan
+        for abreast in ways
+        for plan in islice(direct.convolutions_of(*facts, dense=machine.small, abreast=abreast), tiles)
+    ]
+    found = [Algorithm(str(plan), direct.cycles(plan, machine), False, plan) for plan in plans]
+    return sorted(found, key=lambda algorithm: algorithm.cycles)
 
 
 def filtering_algorithms(problem: ConvolutionProblem, machine: Machine) -> list[Algorithm]:
@@ -114,7 +121,7 @@ def emit(
             key += f", not {algorithm.name}"
     if not precise and not passed_over:
         passed_over.append(f"winograd: {_why_directly(builder)}")
-    directly = direct_algorithms(problem, machine)
+    directly = direct_algorithms(problem, machine, exactly=directly_only)
     taken = builder.choose(Problem(key, (*directly, *precise), problem))
     others = [each for each in (*directly[:1], *precise[:1]) if each is not taken]
     passed_over += [f"{each.name}: {each.cycles / taken.cycles:.2f} times the predicted cycles" for each in others]
