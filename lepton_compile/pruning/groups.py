@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from lepton_compile.model import Graph
 from lepton_compile.pruning.channels import FIXED, Labels
-from lepton_compile.pruning.transfer import label
+from lepton_compile.pruning.transfers import label
 
 
 @dataclass(frozen=True)
