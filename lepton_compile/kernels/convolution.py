@@ -21,6 +21,8 @@ from lepton_compile.kernels.expressions import vector_store
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, filled, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
+    APART,
+    apart,
     function,
     load,
     parallel,
@@ -87,6 +89,10 @@ class Emitter:
         self.others = Operands(epilogue.sources, self.analyzer, first=len(self.inputs.parameters))
         self.weights = self.inputs.buffer(weights)
         _, self.tiles, self.input_blocks, *self.kernel, self.input_steps, _, _ = packed
+        # Where a tap is one step of the reduction, taps at a border lie next to each other, in no loop of their own.
+        self.taps_apart = self.input_steps == 1 and not machine.small
+        if self.taps_apart:
+            self.definitions += APART
         shape = shape_of(epilogue.result)
         self.result = parameter("y", epilogue.layout.physical_shape(shape), str(epilogue.result.dtype))
         self.cost = epilogue.cost(self.others)
@@ -224,11 +230,13 @@ class Emitter:
         # At a border the columns that see an input differ from tap to tap.
         columns = [[t for t in everywhere if window.inside(begin + t, tap)] for tap in range(window.kernel)]
         seen = [(tap, seeing) for tap, seeing in enumerate(columns) if seeing]
-        steps = [self.lanes(place, begin, seeing, registers, ib, [*taps, tap]) for tap, seeing in seen]
-        if self.input_steps == 1:  # LLVM must not mix the steps of several taps
-            once = tirx.const(1, "int32")
-            steps = [rolled(once, lambda _, step=step: step, "once") for step in steps]  # type: ignore[misc]
-        return sequence(steps)
+
+        def step(tap: int, seeing: Sequence[int], zero: tirx.Expr | int = 0) -> tirx.Stmt:
+            return self.lanes(place, begin, seeing, registers, ib, [*taps, tap + zero])
+
+        if self.taps_apart:
+            return sequence(apart(functools.partial(step, *each)) for each in seen)
+        return sequence(step(*each) for each in seen)
 
     def lanes(
         self,

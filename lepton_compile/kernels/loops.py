@@ -22,6 +22,15 @@ ROLLED = "lepton.rolled"
 DEFINITIONS = "lepton.definitions"
 """Attribute of a function that calls functions of an LLVM module."""
 
+_ZERO = "lepton_zero"
+APART = f"""
+define i32 @{_ZERO}() alwaysinline nounwind {{
+  %zero = call i32 asm sideeffect "", "=r,0"(i32 0)
+  ret i32 %zero
+}}
+"""
+"""What functions with statements `apart` need among their definitions."""
+
 Body = Callable[[tirx.Var], tirx.Stmt]
 
 
@@ -46,6 +55,15 @@ def rolled(extent: int | tirx.Expr, body: Body, name: str = "i") -> tirx.Stmt:
         return body(tirx.const(0, "int32"))
     variable = tirx.Var(name, "int32")
     return stmt.For(variable, 0, extent, stmt.ForKind.SERIAL, body(variable), annotations={ROLLED: True})
+
+
+def apart(body: Body) -> tirx.Stmt:
+    """Statements that share no loads with others: LLVM does not know that the variable, which indices add, is 0.
+
+    Each such call gives another zero, so that steps of a reduction that read the same do not fill registers with it.
+    """
+    zero = tirx.Var("zero", "int32")
+    return stmt.SeqStmt([stmt.Bind(zero, tirx.call_extern("int32", _ZERO)), body(zero)])
 
 
 def parallel(extent: int | tirx.Expr, body: Body, name: str = "block") -> tirx.Stmt:
