@@ -109,13 +109,14 @@ def distil(
         epochs: Passes over what to learn from, at most, in each cycle.
         batch: Samples of a step.
         cycles: How many cycles begin from the start, each with larger steps than the one before; 3 at most.
-        seconds: After which it stops; a cycle is as long as its first passes make expect.
+        seconds: Of the processor, of the calling thread alone, after which it stops: other programs make it take
+            longer, but not stop earlier. A cycle is as long as its first passes make expect.
         threads: Of PyTorch.
 
     Raises:
         UnsupportedOperatorError: A graph has an operator that cannot be differentiated.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.thread_time() + seconds
     trained = _trainable(pruned)
     nodes = list({node.name: node for node, _ in trained}.values())
     counts = correctable(pruned, [node.name for node in nodes])
@@ -135,7 +136,7 @@ def distil(
             with torch.no_grad():
                 for parameter, value in zip(parameters, begin, strict=True):
                     parameter.copy_(value)
-            now = time.monotonic()
+            now = time.thread_time()
             until = now + (deadline - now) / (cycles - number)
             made.append(
                 _train(lesson, layers, learning, judging, rate=rate, epochs=epochs, batch=batch, deadline=until)
@@ -290,10 +291,10 @@ def _train(
     kept: Repair | None = None
     planned, epoch, late = epochs, 0, False
     while epoch < planned and not late:
-        begin = time.monotonic()
+        begin = time.thread_time()
         order = random.permutation(len(learning))
         for place in range(0, len(order), batch):
-            if late := time.monotonic() > deadline:
+            if late := time.thread_time() > deadline:
                 break
             share = (epoch + place / len(order)) / planned
             for layer, group in zip(layers, optimizer.param_groups, strict=True):
@@ -310,8 +311,8 @@ def _train(
                 {layer.name: layer.offsets for layer in layers if layer.rest.size},
             )
         if epoch <= 2:  # so that the cycle ends in time; the first pass of all is slower than others
-            left = deadline - time.monotonic()
-            planned = int(min(epochs, epoch + max(0.0, left / (time.monotonic() - begin))))
+            left = deadline - time.thread_time()
+            planned = int(min(epochs, epoch + max(0.0, left / (time.thread_time() - begin))))
     return Distilled(kept, before, best, epoch, rate, late or planned < epochs)
 
 
