@@ -352,31 +352,24 @@ class Emitter:
 
     def store_lanes(self, place: Place, b: int, column: tirx.Expr | int, value: PixelValue) -> tirx.Stmt:
         """Store a block of a column's pixels, unless it lies past the last block, or they past the last pixel."""
-        abreast = self.shapes.abreast
+        abreast, positions = self.shapes.abreast, self.shapes.windows[-1].positions
         lanes = self.machine.lanes // abreast
 
         def stored(neighbour: int) -> tirx.Stmt:
-            pixel = self.pixel(place, column * abreast + neighbour)
-            return vector_store(
+            position = column * abreast + neighbour
+            pixel = self.pixel(place, position)
+            block = vector_store(
                 lanes,
                 lambda lane: value(pixel, neighbour * lanes, lane),
                 lambda lane, v: store(self.result, self.address(place, b, pixel, lane), v),
             )
+            return when(position < positions, block) if positions % abreast else block
 
-        positions = self.shapes.windows[-1].positions
-        if abreast > 1 and positions % abreast:
-            present = [
-                when(column * abreast + neighbour < positions, stored(neighbour)) for neighbour in range(abreast)
-            ]
-        else:
-            present = [stored(neighbour) for neighbour in range(abreast)]
-        whole = sequence(present)
+        whole = sequence(map(stored, range(abreast)))
         tile_blocks = self.shapes.tile.blocks
         output_blocks = -(-self.shapes.set_outputs // self.machine.lanes)
-        present_blocks = output_blocks % tile_blocks
-        if not present_blocks or b < present_blocks:
-            return whole
-        return when(place.tile * tile_blocks + b < output_blocks, whole)
+        present = output_blocks % tile_blocks
+        return whole if not present or b < present else when(place.tile * tile_blocks + b < output_blocks, whole)
 
 
 @dataclass(frozen=True)
