@@ -110,7 +110,7 @@ def _slice(node: gs.Node, removal: _Removal) -> None:
             first[number], last[number] = before[start], before[end]
         else:
             first[number] = before[start + 1] - 1
-            last[number] = before[end + 1] - 1 if end >= 0 else -len(kept) - 1
+            last[number] = before[end + 1] - 1 if before[end + 1] else -len(kept) - 1
     removal.give(node, 1, first)
     removal.give(node, 2, last)
 

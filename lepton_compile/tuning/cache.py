@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 def cache_file(target: Target) -> Path | None:
     """Where measurements for a target are kept; None where the user has no home.
 
-    They hold for its instruction set, caches and threads, and for the compiler that made the kernels.
+    They hold for its instruction set, caches and threads, and for the compiler that made the kernels: another one may
+    have other algorithms to choose from.
     """
     facts = [
         target.describe()["cpu"],
         target.triple,
-        importlib.metadata.version("lepton-compile"),
+        sources(),
         importlib.metadata.version("apache-tvm"),
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from lepton_compile.codegen import generate
 from lepton_compile.lowering import Program
 from lepton_compile.model import Graph
 from lepton_compile.model.fingerprints import structure_of
-from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache, sources
+from lepton_compile.tuning.cache import add_to_cache, cache_file, read_cache
 from lepton_compile.tuning.prediction import predicted_seconds
 from lepton_compile.tuning.table import TuningTable
 from lepton_compile.tuning.tune import MEASURE, MODEL, Lower, how_to_tune, tuned
@@ -65,16 +65,14 @@ class Stopwatch:
             known = TuningTable() if path is None else read_cache(path)
         elif asked != MODEL:
             known = TuningTable.read(asked)
-        # What steps take depends on every line that makes kernels.
-        cached = f"{key} by {sources()}"
-        seconds = known.measured.get(cached if asked == MEASURE else key)
+        seconds = known.measured.get(key)
         if seconds is None:
             if asked not in (MEASURE, MODEL):
                 warnings.warn(f"the tuning file {asked} has no times of this graph; they are predicted", stacklevel=2)
             program, _ = tuned(lower, self._target, self._tuning, self._progress)
             seconds = self._measured(program) if asked == MEASURE else predicted_seconds(program, self._target)
             if path is not None:
-                add_to_cache(path, TuningTable({cached: seconds}))
+                add_to_cache(path, TuningTable({key: seconds}))
         self.table = self.table.merged(TuningTable({key: seconds}))
         return seconds
 

@@ -258,6 +258,24 @@ def test_what_is_left_answers_as_the_original_without_the_channels(
     assert any("output of the model" in reason for reason in reasons)
 
 
+def test_a_slice_that_goes_down_to_where_nothing_is_left() -> None:
+    model = Model()
+    x = convolution(model, model.input(1, 4, 6, 6), 4, 12)
+    bounds = [model.constant(each, "int64") for each in ([11], [3], [1], [-1])]
+    turned = convolution(model, model.node("Slice", model.node("Relu", x), *bounds), 8, 3)
+    model.output(turned, convolution(model, x, 12, 3))
+    graph = import_model(model.proto())
+    structure = find_groups(graph)
+    (name, axis), *_ = structure.prunable[0].places
+    channels = set(structure.axes[name][axis][:4].tolist())
+    pruned = remove(graph.copy(), structure, channels)
+    pruned.check()
+    feed = {tensor.name: np.ones(tensor.shape, np.float32) for tensor in graph.gs.inputs}
+    expected = masked(graph, structure, channels).run(feed)
+    for output, value in pruned.run(feed).items():
+        np.testing.assert_allclose(value, expected[output], rtol=1e-4, atol=1e-5)
+
+
 def test_what_a_group_goes_through_can_be_looked_at() -> None:
     model = Model()
     graph = end(model, *residual(model, model.input(1, 4, 6, 6)))

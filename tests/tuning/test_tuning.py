@@ -214,3 +214,11 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cache.platformdirs, "user_cache_dir", homeless)
     assert cache.cache_file(resolve_target("host")) is None
+
+
+def test_another_compiler_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have algorithms that the one before had not."""
+    target = resolve_target("host")
+    before = cache.cache_file(target)
+    monkeypatch.setattr(cache, "sources", lambda: "another")
+    assert cache.cache_file(target) != before
