@@ -91,7 +91,8 @@ def compile(
             by a model of costs; or a tuning file, such as the tuning.json in the folder of a compiled model. None: what
             the environment variable LEPTON_TUNING says, else "measure" for the target "host", and "model" for others.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
-            errors are larger and which spreads NaN and infinities over neighbouring outputs.
+            errors are larger, and no pixels that share a vector. Both spread NaN and infinities over neighbouring
+            outputs.
         verify: Compare with onnxruntime after every pass.
         dump: A folder that gets the graph after every pass.
         progress: Called with a stage and how much of how much of it is done.

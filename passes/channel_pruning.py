@@ -56,6 +56,15 @@ class ChannelPruning(Pass):
     offsets: tuple[tuple[str, tuple[float, ...]], ...] = ()
     left: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ValueError: `left` is no share.
+        """
+        if self.left is not None and not (isinstance(self.left, (int, float)) and 0 < self.left <= 1):
+            raise ValueError("left is a share of a run's time: a number above 0 and at most 1")
+
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the channels that go."""
         contract = context.contract
@@ -88,7 +97,13 @@ class ChannelPruning(Pass):
             pairs = zip(before, goals, limited, taken, strict=True)
             return [min(whole, goal * limit.most / each) for whole, goal, limit, each in pairs]
 
-        goals, kept, proposal = nearer(before, taken), before, None
+        # Later passes decline where they alone cannot keep a budget for bytes: what they make of fewer channels shows
+        # once some are gone, half of the way first.
+        goals = [
+            math.sqrt(whole * goal) if limit.resource is not Resource.LATENCY and whole == after else goal
+            for limit, whole, after, goal in zip(limited, before, taken, nearer(before, taken), strict=True)
+        ]
+        kept, proposal, nearest = before, None, 0.0
         for _ in range(_ATTEMPTS):
             pruned = planner.within(goals)
             if isinstance(pruned, TooMuch):
@@ -105,10 +120,13 @@ class ChannelPruning(Pass):
             taken = later(rewrite.run(graph.copy(), context))
             if fit(limited, taken):
                 reason = f"{pruned.reason}; {compared(taken, 'in the end')}"
-                proposal = Proposal(rewrite, reason, pruned.refusals, pruned.findings)
+                share = max(each / limit.most for limit, each in zip(limited, taken, strict=True))
+                made = Proposal(rewrite, reason, pruned.refusals, pruned.findings)
+                if share > _CLOSE:
+                    return made
+                if share > nearest:
+                    nearest, proposal = share, made
                 # Where later passes save more of what is left than was expected, channels went that can stay.
-                if max(each / limit.most for limit, each in zip(limited, taken, strict=True)) > _CLOSE:
-                    return proposal
                 kept, goals = goals, nearer(goals, taken)
             elif proposal is None:
                 goals = nearer(goals, taken)

@@ -60,6 +60,15 @@ class Quantization(Pass):
     rounding: tuple[tuple[str, str], ...] = ()
     saved: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ValueError: `saved` is no share.
+        """
+        if self.saved is not None and not (isinstance(self.saved, (int, float)) and 0 <= self.saved <= 1):
+            raise ValueError("saved is a share of the time that could be saved: a number from 0 to 1")
+
     def propose(self, graph: Graph, target: Target, context: Context) -> Proposal | Decline:
         """Propose the layers that pay."""
         if any(is_narrowing(node) or is_restoring(node) for node in graph.nodes()):

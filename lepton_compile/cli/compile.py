@@ -79,7 +79,11 @@ def compile(
         int, typer.Option(metavar="N", help="Variants that the library chooses among where it runs, at most.")
     ] = 1,
     exact_order: Annotated[
-        bool, typer.Option("--exact-order", help="No Winograd: only sums of products of the model's own numbers.")
+        bool,
+        typer.Option(
+            "--exact-order",
+            help="Only sums of products of the model's own numbers: no Winograd; NaN stays where it belongs.",
+        ),
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare with onnxruntime after every pass.")] = False,
     dump: Annotated[

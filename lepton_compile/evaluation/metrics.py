@@ -64,6 +64,12 @@ def top1(answer: Array, expected: Any) -> float:
             f"a label is {wanted.dtype} of shape {list(wanted.shape)}, and the metric 'top1' takes {found.size} "
             f"{'index' if found.size == 1 else 'indices'}"
         )
+    strange = wanted[(wanted < 0) | (wanted >= answer.shape[-1])]
+    if strange.size:
+        raise CalibrationError(
+            f"a label is {strange.flat[0]}, and the metric 'top1' takes indices of {answer.shape[-1]} scores, from 0 "
+            "on; give a function for labels that stand for something else"
+        )
     return float(np.mean(found.reshape(-1) == wanted.reshape(-1)))
 
 

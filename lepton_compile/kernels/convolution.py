@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from tvm import ir, sym, te, tirx
 
 from lepton_compile.kernels.channel_groups import Segment
-from lepton_compile.kernels.convolution_plan import Convolution, channel_groups, dense_shape, packed_shape
+from lepton_compile.kernels.convolution_plan import (
+    Convolution,
+    channel_groups,
+    dense_shape,
+    filled_lanes,
+    packed_shape,
+)
 from lepton_compile.kernels.elementwise import split_index
 from lepton_compile.kernels.expressions import vector_store
-from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, filled, physical, shape_of
+from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Operands, Source, physical, shape_of
 from lepton_compile.kernels.layout import PLAIN
 from lepton_compile.kernels.loops import (
     APART,
@@ -132,7 +138,7 @@ class Emitter:
             groups = channel_groups(shapes, self.machine)
             return groups.by_kind(tile, computed) if groups else computed([Segment(of, 0)])
 
-        each = 2 * shapes.inputs * math.prod(self.kernel) + self.cost
+        each = 2 * shapes.inputs * math.prod(window.kernel for window in shapes.windows) + self.cost
         parameters = [*self.inputs.parameters, *self.others.parameters]
         return Definition(
             function=function([*parameters, self.result], parallel(blocks, block), self.definitions),
@@ -140,7 +146,7 @@ class Emitter:
             blocks=blocks,
             family=self.family,
             operations=shapes.batch * shapes.groups * shapes.outputs * shapes.pixels * each,
-            filled=filled(shapes.set_outputs, self.machine),
+            filled=filled_lanes(shapes, self.machine),
         )
 
     def row(self, place: Place) -> tirx.Stmt:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from tvm import te, tirx
 
 from lepton_compile.kernels.channel_groups import ChannelGroups
-from lepton_compile.kernels.kernel import Machine, imbalance
+from lepton_compile.kernels.kernel import Machine, filled, imbalance
 from lepton_compile.kernels.layout import dense_rows, dense_size
 from lepton_compile.kernels.register_tile import LOAD_PORTS, STREAM_BYTES, TileShape, rank_tiles, step_cycles
 from lepton_compile.kernels.window import Window, inner_tiles
@@ -262,6 +262,12 @@ def cycles(shapes: Convolution, machine: Machine) -> float:
     rows = -(-shapes.pixels // columns) if shapes.flat else math.prod(w.positions for w in shapes.windows[:-1])
     blocks = shapes.batch * shapes.sets * packed[1] * rows
     return max(steps, math.prod(packed) * 4 / STREAM_BYTES) * imbalance(blocks, machine)
+
+
+def filled_lanes(shapes: Convolution, machine: Machine) -> float:
+    """What share of all lanes and steps is of the products that are asked for."""
+    taps, walked = shapes.windows[-1].kernel, shapes.walked[-1].kernel
+    return filled(shapes.set_outputs, machine) * shapes.abreast * taps / walked
 
 
 def channel_groups(shapes: Convolution, machine: Machine) -> ChannelGroups | None:

@@ -47,7 +47,8 @@ class Builder:
         machine: What kernel families need to know of the target.
         blocked: The blocked layout of this machine.
         tuning: Names of algorithms by the key of the problem that they are to solve.
-        exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering.
+        exact_order: Whether sums must be sums of products of the model's own numbers: no minimal filtering, and no
+            pixels that share a vector.
         choices: What was decided, node by node.
     """
 

@@ -70,7 +70,8 @@ def lower(
         tuning: Algorithms to take, by name, for the problems that have these keys; what it does not name, or names
             wrongly, is left to the model of costs.
         exact_order: Only sums of products of the model's own numbers: no minimal filtering (Winograd), whose rounding
-            errors are larger and which spreads NaN and infinities over neighbouring outputs.
+            errors are larger, and no pixels that share a vector. Both spread NaN and infinities over neighbouring
+            outputs.
         small: A library as small as can be, at the price of speed, budget or not; see `Builder`.
 
     Returns:

@@ -123,7 +123,7 @@ def find_groups(graph: Graph) -> Structure:
                 nodes.get(where[0][0][0], where[0][0][0]),
                 tuple(sorted(channels)),
                 tuple(place for place, _ in where),
-                reason,
+                reason or ("it is one channel, which stays" if len(channels) == 1 else ""),
             )
             for (reason, where), channels in alike.items()
         ],

@@ -18,6 +18,7 @@ from lepton_compile.pruning.groups import Structure
 from lepton_compile.pruning.importance import Order
 from lepton_compile.pruning.removal import remove
 from lepton_compile.pruning.uses import Axes, Axis, Counts, Item, Use, channels_of, kept_of, left_of
+from lepton_compile.rewriting.biases import RECURRENT
 from lepton_compile.rewriting.patterns import constant
 
 Steps = Mapping[str, float]
@@ -60,21 +61,33 @@ def seconds_of(
     items = []
     for names, seconds in whole.items():
         node = _computes([nodes[name] for name in names.split("\n") if name in nodes])
-        of = axes.of(*_computed_with(node), lanes) if node else ()
-        items.append(_item(of, names, seconds, measured))
+        parts = [(axes.of(each, along, lanes), size) for each, along, size in _computed_with(node)] if node else []
+        items += _items(parts or [((), 1)], names, seconds, measured)
     return Use(items, sizes)
 
 
-def _item(
-    axes: tuple[Axis, ...], names: str, seconds: float, measured: Sequence[tuple[Sequence[float], Steps]]
-) -> Item:
-    """A step by what is left of what it computes with."""
-    known = {1.0: seconds}
+def _items(
+    parts: Sequence[tuple[tuple[Axis, ...], int]],
+    names: str,
+    seconds: float,
+    measured: Sequence[tuple[Sequence[float], Steps]],
+) -> list[Item]:
+    """A step by what is left of each part of what it computes with; a part is its axes, and how large it is."""
     nodes = set(names.split("\n"))
-    for kept, steps in measured if axes else ():
+    whole = sum(size for _, size in parts)
+    known = [{1.0: seconds * size / whole} for _, size in parts]
+    for kept, steps in measured:
         taken = math.fsum(each for others, each in steps.items() if nodes & set(others.split("\n")))
-        if taken:
-            known[left_of(axes, kept)] = min(taken, seconds)
+        left = [left_of(axes, kept) for axes, _ in parts]
+        rest = math.fsum(share * size for share, (_, size) in zip(left, parts, strict=True))
+        for of, share, (axes, size) in zip(known, left, parts, strict=True):
+            if taken and axes:
+                of[share] = min(taken * share * size / rest, of[1.0])
+    return [_item(axes, of) for (axes, _), of in zip(parts, known, strict=True)]
+
+
+def _item(axes: tuple[Axis, ...], known: dict[float, float]) -> Item:
+    """A part by what is left of it, from seconds by such shares."""
     if axes:
         known.setdefault(0.0, 0.0)
     left = np.array(sorted(known))
@@ -89,19 +102,18 @@ def _computes(nodes: Sequence[gs.Node]) -> gs.Node | None:
     return max(weighty, key=lambda node: math.prod(node.inputs[1].shape), default=nodes[-1])
 
 
-def _computed_with(node: gs.Node) -> tuple[str, int | None]:
-    """The tensor that says how much a node computes, and which of its axes is computed in vectors."""
+def _computed_with(node: gs.Node) -> list[tuple[str, int | None, int]]:
+    """The tensors that say how much a node computes, which of their axes are computed in vectors, and their sizes."""
     if _weights(node) is None:
-        return str(node.outputs[0].name), 1 if node.op in _POOLS else None
-    name, rank = str(node.inputs[1].name), len(node.inputs[1].shape)
-    if node.op == "Conv":
-        return name, 0
-    if node.op == "Gemm":
-        return name, 0 if node.attrs.get("transB", 0) else 1
-    return name, {"MatMul": rank - 1, "ConvTranspose": 1}.get(node.op)
+        return [(str(node.outputs[0].name), 1 if node.op in _POOLS else None, 1)]
+    if node.op in RECURRENT:
+        return [(str(each.name), None, math.prod(each.shape)) for each in node.inputs[1:3]]
+    weights = node.inputs[1]
+    along = {"Conv": 0, "Gemm": 0 if node.attrs.get("transB", 0) else 1, "ConvTranspose": 1}
+    return [(str(weights.name), along.get(node.op, len(weights.shape) - 1), 1)]
 
 
 def _weights(node: gs.Node) -> gs.Tensor | None:
-    if len(node.inputs) > 1 and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"):
+    if len(node.inputs) > 1 and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT):
         return node.inputs[1] if constant(node.inputs[1]) is not None else None
     return None

@@ -64,8 +64,9 @@ class Product:
     def vectors(self) -> int:
         """How often it multiplies in one sample."""
         groups, _, outputs = self._weights_of(self.node).shape
-        size = int(math.prod(self.node.outputs[0].shape))
-        return max(1, size // int(groups * outputs))
+        if self.node.op in RECURRENT:
+            return int(math.prod(self.node.inputs[0].shape[:2]))
+        return max(1, int(math.prod(self.node.outputs[0].shape)) // int(groups * outputs))
 
     @property
     def loses_inputs(self) -> bool:
@@ -161,7 +162,9 @@ def _products(
     recurrent = exact.op in RECURRENT and as_it_is and _is_alone(exact)
     for place in (1, 2) if recurrent else (1,):
         weights = constant(exact.inputs[place])
-        if weights is None or len(exact.inputs[place].outputs) > 1 or (exact.op == "MatMul" and weights.ndim != 2):
+        if weights is None or weights.dtype != np.float32 or (exact.op == "MatMul" and weights.ndim != 2):
+            continue
+        if len(exact.inputs[place].outputs) > 1:
             continue
         if by_inputs(exact, weights, place).shape[1] > LARGEST_INNER:
             continue

@@ -88,7 +88,7 @@ def _can_be_estimated(node: gs.Node) -> bool:
     return (
         is_operator(node, "BatchNormalization")
         and not node.attrs.get("training_mode", 0)
-        and all(constant(tensor) is not None for tensor in node.inputs[1:5])
+        and all((values := constant(tensor)) is not None and values.dtype == np.float32 for tensor in node.inputs[1:5])
         and all(len(tensor.outputs) == 1 for tensor in node.inputs[1:3])
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from lepton_compile.errors import CalibrationError, PassError
+from lepton_compile.errors import CalibrationError, PassError, UnsupportedOperatorError
 from lepton_compile.model import Graph
 from lepton_compile.model.from_onnx import name_nodes
 from lepton_compile.rewriting.equality import same_graph
@@ -184,8 +184,8 @@ def _proposal(rewrite: Pass, graph: Graph, target: Target, context: Context) -> 
     """What the pass answers, with an answer that cannot be used turned into an error or a refusal."""
     try:
         answer: object = rewrite.propose(graph, target, context)
-    except CalibrationError:
-        raise  # the user's data or metric, not the pass
+    except (CalibrationError, UnsupportedOperatorError):
+        raise  # the user's data, metric or model, not the pass
     except Exception as error:
         message = f"failed while proposing: {_text(error)}"
         raise PassError(rewrite.name, message, stage=rewrite.stage.value) from error

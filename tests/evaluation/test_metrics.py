@@ -32,6 +32,8 @@ def test_labels_are_indices_or_scores(label: object) -> None:
         ("top1", np.array([0.0, 1.0, 0.0]), r"float64 of shape \[3\], and the metric 'top1' takes 1 index"),
         ("top1", "cat", "takes 1 index"),
         ("top1", 1.0, "takes 1 index"),
+        ("top1", 3, "a label is 3, and the metric 'top1' takes indices of 3 scores, from 0 on; give"),
+        ("top1", -1, "a label is -1, and"),
         ("cosine", 1, r"the answer of shape \[1, 3\]; the metric 'top1' is for indices"),
         ("relative_error", "cat", "'top1' is for indices"),
         ({}, 1, "names no output"),

@@ -147,3 +147,70 @@ def test_which_repair_is_taken(values: tuple[float, ...], most: float, best: str
     names = ("no repair", "least squares", "adam")
     judged = {name: Judgement(1.0, value, 0.012, 50) for name, value in zip(names, values, strict=True)}
     assert best_repair(judged, most) == best
+
+
+@pytest.mark.parametrize("op", ["GRU", "LSTM"])
+def test_a_recurrent_layer_of_which_the_last_state_is_read(op: str) -> None:
+    gates = {"GRU": 3, "LSTM": 4}[op]
+    model = Model()
+    embedded = model.node("MatMul", model.input(12, 1, 16), model.weight(16, 48))
+    weights = model.weight(1, gates * 64, 48), model.weight(1, gates * 64, 64)
+    _, state = model.node(op, embedded, *weights, outputs=2, hidden_size=64)
+    last = model.node("MatMul", model.node("Reshape", state, model.constant([1, 64], "int64")), model.weight(64, 8))
+    model.output(last)
+    proto = model.proto()
+    (layer,) = (node for node in proto.graph.node if node.op_type == op)
+    layer.output[0] = ""
+    random = np.random.default_rng(0)
+    data = [{"x0": random.standard_normal((12, 1, 16), dtype=np.float32)} for _ in range(16)]
+    target = resolve_target(TARGET)
+    before = math.fsum(bench(target).seconds(import_model(proto)).values())
+    compiled = lc.compile(
+        proto, TARGET, calibration=data, budget=Budget(latency_s=0.5 * before, max_drop=1.0), tuning="model"
+    )
+    (step,) = (step for step in compiled.manifest["passes"] if step["pass"] == "channel_pruning")
+    assert "channels of 2 groups go" in step["reason"]
+    # Both products take time, so that neither what is read nor the state goes as far as it can.
+    assert all(group["left"] > 8 for group in step["findings"]["groups"])
+
+
+def test_layers_of_other_types_keep_their_weights() -> None:
+    model = Model()
+    x = model.node("Cast", model.input(1, 3, 12, 12), to=onnx.TensorProto.FLOAT16)
+    inner = model.node("Conv", x, model.weight(64, 3, 3, 3, dtype="float16"), model.weight(64, dtype="float16"))
+    y = model.node("Conv", model.node("Relu", inner), model.weight(4, 64, 3, 3, dtype="float16"))
+    model.output(model.node("Cast", y, to=onnx.TensorProto.FLOAT))
+    graph = import_model(model.proto())
+    target = resolve_target(TARGET)
+    before = math.fsum(bench(target).seconds(graph).values())
+    data = [{"x0": each["x0"][:, :, :12, :12]} for each in samples(16)]
+    compiled = lc.compile(
+        model.proto(), TARGET, calibration=data, budget=Budget(latency_s=0.6 * before, max_drop=1.0), tuning="model"
+    )
+    assert [step["pass"] for step in compiled.manifest["passes"] if not step["exact"]] == ["channel_pruning"]
+
+
+def test_bytes_are_saved_by_fewer_channels_of_fewer_bits_together() -> None:
+    """Where neither a budget for size can be kept by weights of few bits alone, nor should channels do it all."""
+    data = samples()
+    least = bench(with_budget(resolve_target(TARGET), Budget(size_bytes=1))).size(import_model(net()))
+    weights = sum(each.nbytes for each in map(onnx.numpy_helper.to_array, net().graph.initializer))
+    budget = Budget(size_bytes=int(least - 0.92 * weights), max_drop=1.0)
+    compiled = lc.compile(net(), TARGET, calibration=data, budget=budget, tuning="model")
+    taken = [step["pass"] for step in compiled.manifest["passes"] if not step["exact"]]
+    assert taken == ["channel_pruning", "quantization"]
+    assert compiled.manifest["library"]["bytes"] <= budget.size_bytes
+
+
+def test_an_operator_that_is_not_there_is_the_fault_of_the_model() -> None:
+    model = Model()
+    values, _ = model.node("TopK", model.input(1, 32), model.constant([4], "int64"), outputs=2)
+    model.output(model.node("MatMul", values, model.weight(4, 3)))
+    with pytest.raises(lc.UnsupportedOperatorError, match="TopK"):
+        lc.compile(model.proto(), TARGET, budget=Budget(latency_s=1e-6), tuning="model")
+
+
+@pytest.mark.parametrize("left", [0, -1, 2, "a"])
+def test_a_share_that_is_none_is_refused(left: object) -> None:
+    with pytest.raises(lc.LeptonError, match="left is a share of a run's time"):
+        lc.compile(net(), TARGET, passes=[f"channel_pruning{{left={json.dumps(left)}}}"], tuning="model")

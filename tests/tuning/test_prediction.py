@@ -37,3 +37,16 @@ def test_what_fills_no_vector_takes_as_long_as_what_does(family: type[Model]) ->
     assert seconds(64, 33) == pytest.approx(seconds(64, 48), rel=0.05)
     assert seconds(64, 32) < 0.75 * seconds(64, 48)
     assert seconds(32, 48) < 0.75 * seconds(64, 48)
+
+
+def test_pixels_that_share_a_vector_are_expected_to_be_faster() -> None:
+    target = resolve_target("raspberry-pi-4")
+    model = Model()
+    model.output(model.node("Conv", model.input(1, 16, 64, 64), model.weight(1, 16, 5, 5), pads=[2] * 4))
+    graph, _ = adapt(import_model(model.proto()), target)
+    together, alone = (lower(graph, target, "model", exact_order=exactly) for exactly in (False, True))
+    assert "pixels in a vector" in together.choices[0].taken
+    seconds = [sum(predicted_seconds(program, target).values()) for program in (together, alone)]
+    assert seconds[0] < 0.5 * seconds[1]
+    operations = [sum(kernel.operations for kernel in program.kernels.values()) for program in (together, alone)]
+    assert operations[0] == operations[1]
