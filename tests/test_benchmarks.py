@@ -29,9 +29,9 @@ def test_convolutions_are_measured(tmp_path: Path) -> None:
 
 
 def test_a_shape_that_is_not_there_is_refused() -> None:
-    command = [sys.executable, FOLDER / "convolutions.py", "--only", "9x9"]
+    command = [sys.executable, FOLDER / "convolutions.py", "--only", "11x11"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "no shape has '9x9' in it; they are 1x1 512 -> 2048 on 7x7" in done.stderr
+    assert done.returncode == 2 and "no shape has '11x11' in it; they are 1x1 512 -> 2048 on 7x7" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
