@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from lepton_compile.kernels.channel_groups import ChannelGroups
 from lepton_compile.kernels.kernel import Machine, filled, imbalance
 from lepton_compile.kernels.layout import dense_rows, dense_size
 from lepton_compile.kernels.register_tile import LOAD_PORTS, STREAM_BYTES, TileShape, rank_tiles, step_cycles
-from lepton_compile.kernels.window import Window, inner_tiles
+from lepton_compile.kernels.window import ConvolutionShape, Window, inner_tiles
 
 Index = TypeVar("Index")
 Number = TypeVar("Number", bound=np.generic)
@@ -41,15 +42,10 @@ TILE_BYTES, VECTOR_BYTES, EPILOGUE_BYTES = 150, 25, 60
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """The shapes of a convolution.
+class Convolution(ConvolutionShape):
+    """A convolution, its windows in the order of the loops, the innermost last, and how it is cut.
 
     Attributes:
-        batch: Images.
-        inputs: Input channels of one group.
-        outputs: Output channels of one group.
-        groups: Groups.
-        windows: One per spatial axis, in the order of the loops, the innermost last.
         order: Which of the tensor's spatial axes each window is for.
         tile: The register tile.
         mixed: Whether groups begin inside blocks of output channels.
@@ -57,22 +53,17 @@ class Convolution:
         abreast: How many neighbouring output positions share a vector, each with as many lanes.
     """
 
-    batch: int
-    inputs: int
-    outputs: int
-    groups: int
-    windows: tuple[Window, ...]
     order: tuple[int, ...]
     tile: TileShape
     mixed: bool = False
     dense: bool = False
     abreast: int = 1
 
-    @property
+    @cached_property
     def walked(self) -> tuple[Window, ...]:
         """The windows of what is computed together."""
         *outer, last = self.windows
-        return (*outer, last if self.abreast == 1 else last.of_neighbours(self.abreast))
+        return (*outer, last.of_neighbours(self.abreast))
 
     @property
     def flat(self) -> bool:
@@ -103,57 +94,40 @@ class Convolution:
         return f"direct, tile {self.tile.columns}x{self.tile.blocks}{together}"
 
 
-def convolution_of(
-    batch: int,
-    inputs: int,
-    outputs: int,
-    groups: int,
-    windows: Sequence[Window],
-    machine: Machine,
-    *,
-    dense: bool = False,
-) -> Convolution:
-    """Choose the order of the loops and the register tile of a convolution whose spatial axes have these windows."""
-    return next(convolutions_of(batch, inputs, outputs, groups, windows, machine, dense=dense))
+def convolution_of(shape: ConvolutionShape, machine: Machine, *, dense: bool = False) -> Convolution:
+    """Choose the order of the loops and the register tile of a convolution."""
+    return next(convolutions_of(shape, machine, dense=dense))
 
 
 def convolutions_of(
-    batch: int,
-    inputs: int,
-    outputs: int,
-    groups: int,
-    windows: Sequence[Window],
-    machine: Machine,
-    *,
-    dense: bool = False,
-    abreast: int = 1,
+    shape: ConvolutionShape, machine: Machine, *, dense: bool = False, abreast: int = 1
 ) -> Iterator[Convolution]:
     """The same with every register tile, the most promising first; where code is to be small, the smallest.
 
     `abreast` is one of `ways_abreast`.
     """
-    order = _loop_order(windows)
-    loops = tuple(windows[axis] for axis in order)
+    order = _loop_order(shape.windows)
+    loops = tuple(shape.windows[axis] for axis in order)
     flat = all(window.is_identity() for window in loops)
     columns = math.prod(window.positions for window in loops) if flat else -(-loops[-1].positions // abreast)
-    mixed = groups > 1 and outputs % machine.lanes > 0
+    mixed = shape.groups > 1 and shape.outputs % machine.lanes > 0
     # Where groups are mixed a tile is one block. Two could share loads of the inputs of two groups, but that was slower
     # (measured in whole nets): there are more ways for groups to lie in them, and registers run out.
-    ranked = rank_tiles(columns, 1 if mixed else -(-outputs // machine.lanes), machine)
-    facts = (batch, inputs, outputs, groups, loops, tuple(order))
+    ranked = rank_tiles(columns, 1 if mixed else -(-shape.outputs // machine.lanes), machine)
+    facts = (shape.batch, shape.inputs, shape.outputs, shape.groups, loops, tuple(order))
     plans = (Convolution(*facts, tile, mixed, dense, abreast) for tile in ranked)
     yield from _smallest_first(list(plans), machine) if machine.small else plans
 
 
-def ways_abreast(outputs: int, groups: int, windows: Sequence[Window], machine: Machine) -> list[int]:
+def ways_abreast(shape: ConvolutionShape, machine: Machine) -> list[int]:
     """How many neighbouring output positions may share a vector, fewer steps being taken so.
 
     They are summed up with zeros times their neighbours' inputs, so that an infinity or NaN spreads to these.
     """
-    last = windows[_loop_order(windows)[-1]]
-    if groups > 1 or last.kernel == 1 or last.dilation > 1:
+    last = shape.windows[_loop_order(shape.windows)[-1]]
+    if shape.groups > 1 or last.kernel == 1 or last.dilation > 1:
         return [1]
-    most = min(machine.lanes // outputs, last.positions)
+    most = min(machine.lanes // shape.outputs, last.positions)
     return [1 << power for power in range(max(1, most.bit_length()))]
 
 
@@ -179,8 +153,8 @@ def _code_bytes(shapes: Convolution) -> int:
         full, tail = divmod(shapes.pixels, columns)
         cut = [width for width in (columns if full else 0, tail) if width]
     else:
-        inner = inner_tiles(shapes.windows[-1], columns)
-        others = shapes.windows[-1].positions - inner.count * columns
+        inner = inner_tiles(shapes.walked[-1], columns)
+        others = shapes.walked[-1].positions - inner.count * columns
         cut = [width for width, count in ((columns, inner.count), (1, others)) if count]
     return TILE_BYTES * len(cut) + VECTOR_BYTES * sum(cut) * blocks + EPILOGUE_BYTES * blocks
 

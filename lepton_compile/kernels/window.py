@@ -92,6 +92,25 @@ class Window:
 
 
 @dataclass(frozen=True)
+class ConvolutionShape:
+    """A convolution.
+
+    Attributes:
+        batch: Images.
+        inputs: Input channels of one group.
+        outputs: Output channels of one group.
+        groups: Groups.
+        windows: One per spatial axis.
+    """
+
+    batch: int
+    inputs: int
+    outputs: int
+    groups: int
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
 class Tiles:
     """Some tiles of equal width along the innermost axis.
 

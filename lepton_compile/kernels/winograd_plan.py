@@ -24,7 +24,7 @@ import numpy.typing as npt
 from lepton_compile.kernels.kernel import Machine, imbalance
 from lepton_compile.kernels.register_tile import L2_BYTES, MULTIPLIERS, STREAM_BYTES, TileShape, step_cycles
 from lepton_compile.kernels.toom_cook import PAIRS, Filter, minimal_filter
-from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.window import ConvolutionShape, Window
 
 # Outputs of a transform along an axis. Six of three taps would save a tenth more on large maps, for weights twice as
 # large and errors four times as large.
@@ -41,25 +41,6 @@ SAMPLED_INPUTS = 128
 LOCAL_BYTES = 900_000
 SYNTHESIS_SLOTS = 6
 ANALYSIS_SLOTS = 16
-
-
-@dataclass(frozen=True)
-class ConvolutionShape:
-    """A convolution.
-
-    Attributes:
-        batch: Images.
-        inputs: Input channels of one group.
-        outputs: Output channels of one group.
-        groups: Groups.
-        windows: One per spatial axis.
-    """
-
-    batch: int
-    inputs: int
-    outputs: int
-    groups: int
-    windows: tuple[Window, ...]
 
 
 @dataclass(frozen=True)

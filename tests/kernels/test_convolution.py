@@ -26,7 +26,7 @@ from lepton_compile.kernels.convolution_plan import (
 from lepton_compile.kernels.elementwise import elementwise
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.window import ConvolutionShape, Window
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def check(
             case.size, expected.shape[2:], case.kernel, strides, dilations, pads[:rank], strict=True
         )
     ]
-    facts = (case.batch, case.inputs, case.outputs, case.groups, windows, machine)
-    assert abreast in ways_abreast(case.outputs, case.groups, windows, machine)
-    shapes = next(convolutions_of(*facts, abreast=abreast))
-    assert abreast > 1 or shapes == convolution_of(*facts)
+    of = ConvolutionShape(case.batch, case.inputs, case.outputs, case.groups, tuple(windows))
+    assert abreast in ways_abreast(of, machine)
+    shapes = next(convolutions_of(of, machine, abreast=abreast))
+    assert abreast > 1 or shapes == convolution_of(of, machine)
     blocked = Layout(machine.lanes)
     image = te.placeholder(x.shape, "float32", name="image")
     anchor = te.placeholder(expected.shape, "float32", name="anchor")
@@ -186,13 +186,14 @@ def test_pixels_that_share_a_vector(case: Case, abreast: int, epilogue: Lanes, r
 def test_pixels_share_a_vector_where_that_takes_fewer_steps() -> None:
     machine = Machine(16, 32)
     row = Window(64, 64, 3, pad=1)
-    assert ways_abreast(3, 1, [row, row], machine) == [1, 2, 4]
-    assert ways_abreast(9, 1, [row, row], machine) == [1]
-    assert ways_abreast(3, 2, [row, row], machine) == [1]
-    assert ways_abreast(3, 1, [row, Window(30, 30, 1)], machine) == [1]
-    assert ways_abreast(3, 1, [row, Window(30, 26, 3, dilation=2)], machine) == [1]
-    assert ways_abreast(3, 1, [row, Window(5, 3, 3)], machine) == [1, 2]
-    alone, together = (next(convolutions_of(1, 16, 3, 1, [row, row], machine, abreast=abreast)) for abreast in (1, 4))
+    assert ways_abreast(ConvolutionShape(1, 16, 3, 1, (row, row)), machine) == [1, 2, 4]
+    assert ways_abreast(ConvolutionShape(1, 16, 9, 1, (row, row)), machine) == [1]
+    assert ways_abreast(ConvolutionShape(1, 16, 3, 2, (row, row)), machine) == [1]
+    assert ways_abreast(ConvolutionShape(1, 16, 3, 1, (row, Window(30, 30, 1))), machine) == [1]
+    assert ways_abreast(ConvolutionShape(1, 16, 3, 1, (row, Window(30, 26, 3, dilation=2))), machine) == [1]
+    assert ways_abreast(ConvolutionShape(1, 16, 3, 1, (row, Window(5, 3, 3))), machine) == [1, 2]
+    shape = ConvolutionShape(1, 16, 3, 1, (row, row))
+    alone, together = (next(convolutions_of(shape, machine, abreast=abreast)) for abreast in (1, 4))
     assert cycles(together, machine) < 0.6 * cycles(alone, machine)
 
 
@@ -253,8 +254,8 @@ def test_any_narrow_shape(narrow: tuple[Case, int], run) -> None:
 @pytest.mark.parametrize("groups", [1, 3])
 def test_weights_that_are_packed_at_run_time_are_packed_alike(groups: int, run) -> None:
     machine = Machine(8, 16)
-    windows = [Window(9, 9, 3, pad=1), Window(9, 8, 2)]
-    shapes = convolution_of(1, 11, 21, groups, windows, machine)
+    windows = (Window(9, 9, 3, pad=1), Window(9, 8, 2))
+    shapes = convolution_of(ConvolutionShape(1, 11, 21, groups, windows), machine)
     w = np.random.default_rng(0).standard_normal((21 * groups, 11, 3, 2), dtype=np.float32)
     weights = te.placeholder(w.shape, "float32", name="weights")
     packing = elementwise(packed_weights(weights, shapes, machine), PLAIN, [Source(weights, PLAIN)], machine)
@@ -268,7 +269,7 @@ def test_every_range_of_blocks_is_its_share_of_the_whole(
     outputs: int, groups: int, run_ranges: Callable[..., Sequence[np.ndarray]]
 ) -> None:
     machine = Machine(8, 16)
-    shapes = convolution_of(2, 8, outputs, groups, [Window(10, 10, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(2, 8, outputs, groups, (Window(10, 10, 3, pad=1),) * 2), machine)
     blocked = Layout(machine.lanes)
     stored = (2, outputs * groups, 10, 10)
     image = te.placeholder((2, 8 * groups, 10, 10), "float32", name="image")
@@ -292,7 +293,7 @@ def test_every_range_of_blocks_is_its_share_of_the_whole(
 def test_channels_are_read_in_any_order(groups: int, run) -> None:
     """Some twice, and others not at all."""
     machine, blocked = Machine(8, 16), Layout(8)
-    shapes = convolution_of(1, 5, 11, groups, [Window(6, 6, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 5, 11, groups, (Window(6, 6, 3, pad=1),) * 2), machine)
     image = te.placeholder((1, 13, 6, 6), "float32", name="image")
     anchor = te.placeholder((1, 11 * groups, 6, 6), "float32", name="anchor")
     rng = np.random.default_rng(0)
@@ -311,7 +312,7 @@ def test_channels_are_read_in_any_order(groups: int, run) -> None:
 @pytest.mark.parametrize("outputs", [3, 10, 11])
 def test_what_is_not_finite_stays_in_its_group(outputs: int, bad: float, run) -> None:
     machine, blocked = Machine(8, 16), Layout(8)
-    shapes = convolution_of(1, 5, outputs, 3, [Window(6, 6, 1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 5, outputs, 3, (Window(6, 6, 1),) * 2), machine)
     image = te.placeholder((1, 15, 6, 6), "float32", name="image")
     anchor = te.placeholder((1, 3 * outputs, 6, 6), "float32", name="anchor")
     definition = convolution(shapes, Source(image, blocked), Epilogue(anchor, anchor, (), blocked), machine)
@@ -327,7 +328,7 @@ def test_what_is_not_finite_stays_in_its_group(outputs: int, bad: float, run) ->
 
 def test_operations_are_counted_once_per_output() -> None:
     machine = Machine(8, 16)
-    shapes = convolution_of(1, 16, 24, 2, [Window(10, 10, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 16, 24, 2, (Window(10, 10, 3, pad=1),) * 2), machine)
     image = te.placeholder((1, 32, 10, 10), "float32", name="image")
     anchor = te.placeholder((1, 48, 10, 10), "float32", name="anchor")
     source = Source(image, Layout(8))

@@ -27,8 +27,8 @@ from lepton_compile.kernels.integer_depthwise import integer_depthwise
 from lepton_compile.kernels.kernel import Definition, Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
 from lepton_compile.kernels.matmul import matmul, matrix_product_of
-from lepton_compile.kernels.window import Window
-from lepton_compile.kernels.winograd_plan import ConvolutionShape, plans
+from lepton_compile.kernels.window import ConvolutionShape, Window
+from lepton_compile.kernels.winograd_plan import plans
 from lepton_compile.lowering.builder import Builder
 from lepton_compile.lowering.linear import linear_in, quantized
 from lepton_compile.lowering.lower import machine_of
@@ -121,7 +121,7 @@ def _as_vpdpbusd(found: re.Match[bytes]) -> bytes:
 
 
 def direct(machine: Machine) -> Definition:
-    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 64, 64, 1, (Window(28, 28, 3, pad=1),) * 2), machine)
     image, result = (te.placeholder((1, 64, 28, 28), "float32", name=name) for name in ("image", "result"))
     blocked = Layout(machine.lanes)
     return convolution(shapes, Source(image, blocked), Epilogue(result, result, (), blocked), machine)
@@ -129,14 +129,14 @@ def direct(machine: Machine) -> Definition:
 
 def of_one_channel(machine: Machine) -> Definition:
     """A tap of its borders is a step of the reduction, and neighbouring taps read the same inputs."""
-    shapes = convolution_of(1, 1, 16, 1, [Window(40, 40, 5, pad=2)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 1, 16, 1, (Window(40, 40, 5, pad=2),) * 2), machine)
     image = te.placeholder((1, 1, 40, 40), "float32", name="image")
     result = te.placeholder((1, 16, 40, 40), "float32", name="result")
     return convolution(shapes, Source(image, PLAIN), Epilogue(result, result, (), Layout(machine.lanes)), machine)
 
 
 def pixels(machine: Machine) -> Definition:
-    shapes = convolution_of(1, 64, 128, 1, [Window(14, 14, 1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 64, 128, 1, (Window(14, 14, 1),) * 2), machine)
     image = te.placeholder((1, 64, 14, 14), "float32", name="image")
     result = te.placeholder((1, 128, 14, 14), "float32", name="result")
     blocked = Layout(machine.lanes)
@@ -186,7 +186,7 @@ def test_packed_weights_are_widened_in_registers(name: str, family, tmp_path: Pa
 
 
 def dot_direct(words: Words, machine: Machine) -> Definition:
-    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 64, 64, 1, (Window(28, 28, 3, pad=1),) * 2), machine)
     image = te.placeholder((1, 64, 28, 28), STORED[words], name="image")
     result = te.placeholder((1, 64, 28, 28), words.sums, name="result")
     blocked = Layout(machine.lanes)
@@ -231,7 +231,7 @@ def test_reductions_of_words_store_nothing(words: Words, family, tmp_path: Path)
 
 
 def bytes_direct(machine: Machine) -> Definition:
-    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 3, pad=1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 64, 64, 1, (Window(28, 28, 3, pad=1),) * 2), machine)
     image, sums = _bytes_and_sums((1, 64, 28, 28), (1, 64, 28, 28), machine)
     blocked = Layout(machine.lanes)
     return dot_convolution(BYTES, shapes, Source(image, blocked), Epilogue(sums, sums, (), blocked), machine)
@@ -290,7 +290,7 @@ def test_quantizing_sums_again_is_short(tmp_path: Path) -> None:
     assert result is not None
     (factors,) = (leaf for leaf in leaves(result) if leaf.op != sums.op)
     blocked = Layout(machine.lanes)
-    shapes = convolution_of(1, 64, 64, 1, [Window(28, 28, 1)] * 2, machine)
+    shapes = convolution_of(ConvolutionShape(1, 64, 64, 1, (Window(28, 28, 1),) * 2), machine)
     epilogue = Epilogue(result, sums, (Source(factors, blocked),), blocked)
     kernel = dot_convolution(BYTES, shapes, Source(image, blocked), epilogue, machine)
     build_object(kernel.function, "kernel", target.tvm(), tmp_path / "kernel.o")

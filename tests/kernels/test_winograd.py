@@ -17,9 +17,8 @@ from lepton_compile.codegen.kernels import _LOWER, LOCAL_BYTES, _local_bytes, pl
 from lepton_compile.kernels import winograd
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN, Layout
-from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.window import ConvolutionShape, Window
 from lepton_compile.kernels.winograd_plan import (
-    ConvolutionShape,
     Winograd,
     cycles,
     pack_weights,

@@ -6,6 +6,7 @@ LEPTON_CHOICES says how many choices are tried of each model. Nets that were tra
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 
 import corpus
 import numpy as np
@@ -105,18 +106,24 @@ def test_heads_and_inner_widths_of_a_transformer() -> None:
     assert counts == [12] * 6 + [1536] * 6
 
 
+def pruned_to(most: float, graph: Graph, lanes: int, measure: Callable[[Graph], Mapping[str, float]]) -> Pruned:
+    """A net that takes no more than this by a measure, pruned by digits without labels."""
+    training, _ = digits()
+    (x,) = graph.gs.inputs
+    samples = [{x.name: image[None]} for image in training.images]
+    context = Context(Contract(samples, *metric_of("top1"), 1.0), measure)
+    limit = Limit(Resource.LATENCY, most, lambda each: total(measure(each).values()))
+    pruned = Planner(graph, lanes, context, [limit]).within([limit.most])
+    assert isinstance(pruned, Pruned)
+    return pruned
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_nets_at_half_the_multiplications(name: str) -> None:
     """Within a point of the original on digits that nothing else saw, without labels, and better than plain pruning."""
-    training, _ = digits()
     graph = first_passes(import_model(trained_path(name)))
-    (x,) = graph.gs.inputs
-    samples = [{x.name: image[None]} for image in training.images]
-    context = Context(Contract(samples, *metric_of("top1"), 1.0), multiplications)
     whole = total(multiplications(graph).values())
-    limit = Limit(Resource.LATENCY, 0.5 * whole, lambda each: total(multiplications(each).values()))
-    pruned = Planner(graph, 4, context, [limit]).within([limit.most])
-    assert isinstance(pruned, Pruned)
+    pruned = pruned_to(0.5 * whole, graph, 4, multiplications)
     plain = ChannelPruning(pruned.removed).run(graph.copy(), Context())
     repaired = apply(pruned.repair, plain.copy())
     assert total(multiplications(repaired).values()) <= 0.5 * whole
@@ -127,18 +134,11 @@ def test_nets_at_half_the_multiplications(name: str) -> None:
 
 def test_narrow_layers_at_half_the_latency() -> None:
     """LeNet-5's 6 and 16 channels take a vector of 16 each, however many are left: what reads them saves time."""
-    training, _ = digits()
     graph = first_passes(import_model(trained_path("lenet")))
-    (x,) = graph.gs.inputs
     target = resolve_target("x86-64-v4")
     bench = Workbench(target, "lenet", passes=None, tuning=None, exact_order=False, progress=lambda line: None)
-    samples = [{x.name: image[None]} for image in training.images]
-    context = Context(Contract(samples, *metric_of("top1"), 1.0), bench.seconds)
-    limit = Limit(
-        Resource.LATENCY, total(bench.seconds(graph).values()) / 1.9, lambda each: total(bench.seconds(each).values())
-    )
-    pruned = Planner(graph, target.vector_bytes // 4, context, [limit]).within([limit.most])
-    assert isinstance(pruned, Pruned)
+    most = total(bench.seconds(graph).values()) / 1.9
+    pruned = pruned_to(most, graph, target.vector_bytes // 4, bench.seconds)
     repaired = apply(pruned.repair, ChannelPruning(pruned.removed).run(graph.copy(), Context()))
     assert worth_of("lenet", repaired) >= worth_of("lenet", graph) - 0.01
 

@@ -15,7 +15,8 @@ from lepton_compile.kernels.convolution import convolution
 from lepton_compile.kernels.convolution_plan import Convolution
 from lepton_compile.kernels.kernel import Epilogue, Machine, Source
 from lepton_compile.kernels.layout import PLAIN
-from lepton_compile.kernels.winograd_plan import ConvolutionShape, Winograd
+from lepton_compile.kernels.window import ConvolutionShape
+from lepton_compile.kernels.winograd_plan import Winograd
 from lepton_compile.lowering.anchors.channel_order import channels_of
 from lepton_compile.lowering.anchors.space_to_depth import spread, spread_cycles, spread_shape
 from lepton_compile.lowering.builder import Builder
@@ -59,13 +60,12 @@ class ConvolutionProblem:
 def direct_algorithms(problem: ConvolutionProblem, machine: Machine, *, exactly: bool) -> list[Algorithm]:
     """Direct convolutions, the most promising first; where `exactly` those that sum up the products alone."""
     shape = problem.shape
-    facts = (shape.batch, shape.inputs, shape.outputs, shape.groups, shape.windows, machine)
     tiles = 1 if machine.small else DIRECT_TILES
-    ways = [1] if exactly else direct.ways_abreast(shape.outputs, shape.groups, shape.windows, machine)
+    ways = [1] if exactly else direct.ways_abreast(shape, machine)
     plans = [
         plan
         for abreast in ways
-        for plan in islice(direct.convolutions_of(*facts, dense=machine.small, abreast=abreast), tiles)
+        for plan in islice(direct.convolutions_of(shape, machine, dense=machine.small, abreast=abreast), tiles)
     ]
     found = [Algorithm(str(plan), direct.cycles(plan, machine), False, plan) for plan in plans]
     return sorted(found, key=lambda algorithm: algorithm.cycles)

@@ -16,6 +16,7 @@ from lepton_compile.kernels import dot_convolution as kernel
 from lepton_compile.kernels.convolution_plan import convolution_of
 from lepton_compile.kernels.dot_product import PAIRS
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
+from lepton_compile.kernels.window import ConvolutionShape
 from lepton_compile.lowering.anchors.channel_order import FEW_CHANNELS
 from lepton_compile.lowering.anchors.registry import Lowered, anchor
 from lepton_compile.lowering.anchors.windows import convolution_windows, output_shape
@@ -85,7 +86,8 @@ def bfloat16_convolution(scope: Scope, operation: Operation, x: te.Tensor, w: te
     if channels < FEW_CHANNELS or per_group % PAIRS.count:
         return None
     windows = convolution_windows(operation, spatial, taps)
-    shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+    of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+    shapes = convolution_of(of, machine)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:
         source = scope.in_layout(narrow, builder.blocked)

@@ -11,7 +11,7 @@ from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.convolution_plan import convolution_of, packed_weights
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.pooling import DEPTHWISE, pack_depthwise, sliding_window
-from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.kernels.window import ConvolutionShape
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.bfloat16 import bfloat16_convolution
@@ -83,12 +83,12 @@ def convolution(
             builder.call(definition, [source, weights, *sources], [result], scope.nodes)
             return
         few = channels < FEW_CHANNELS and groups == 1 and scope.is_plain(x)
+        of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
         if known is not None:
-            of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
             algorithms.emit(scope, ConvolutionProblem(of, few), x, known, epilogue, sources, result)
             return
         channels_read = channels_of(scope, x, few)
-        shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+        shapes = convolution_of(of, machine)
         definition = conv.convolution(shapes, channels_read.source, epilogue, machine, channels_read.order)
         scope.to_memory(w)
         packed = scope.to_memory(packed_weights(w, shapes, machine))

@@ -18,7 +18,7 @@ from lepton_compile.kernels.integer_depthwise import integer_depthwise
 from lepton_compile.kernels.integer_depthwise import pack_weights as pack_depthwise
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
 from lepton_compile.kernels.layout import Layout
-from lepton_compile.kernels.window import Window
+from lepton_compile.kernels.window import ConvolutionShape, Window
 from lepton_compile.lowering.anchors.quantized_weights import (
     counted_zero,
     largest_sums,
@@ -57,7 +57,8 @@ def quantized_convolution(scope: Scope, operation: Operation, x: Quantized, w: Q
         return None
     if per_group * int(np.prod(taps)) > LARGEST_SUM:
         return None
-    shapes = convolution_of(batch, per_group, outputs // groups, groups, windows, machine)
+    of = ConvolutionShape(batch, per_group, outputs // groups, groups, tuple(windows))
+    shapes = convolution_of(of, machine)
     shape = output_shape(operation, batch, outputs, windows)
 
     def emit(epilogue: Epilogue, sources: Sequence[Buffer], result: Buffer) -> None:

@@ -8,8 +8,7 @@ from tvm import te, tirx
 
 from lepton_compile.kernels.elementwise import elementwise, split_index
 from lepton_compile.kernels.kernel import Machine, Source
-from lepton_compile.kernels.window import Window
-from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.kernels.window import ConvolutionShape, Window
 from lepton_compile.lowering.region import Scope
 
 # Cycles of gathering one element of an image of few channels.

@@ -11,8 +11,7 @@ from tvm import te, tirx
 from lepton_compile.kernels import convolution as conv
 from lepton_compile.kernels.convolution_plan import convolution_of, pack_weights
 from lepton_compile.kernels.kernel import Epilogue, Source, shape_of
-from lepton_compile.kernels.window import Window
-from lepton_compile.kernels.winograd_plan import ConvolutionShape
+from lepton_compile.kernels.window import ConvolutionShape, Window
 from lepton_compile.lowering.anchors import algorithms
 from lepton_compile.lowering.anchors.algorithms import ConvolutionProblem
 from lepton_compile.lowering.anchors.convolution import scaled, with_bias
@@ -77,8 +76,8 @@ def transposed_convolution(
             taken = weights
             for axis, (_, taps) in enumerate(axes):
                 taken = np.take(taken, taps or [0], axis=axis + 2)
-            facts = (batch, channels // groups, per_group, groups, windows, machine)
-            shapes = convolution_of(*facts, dense=machine.small)
+            of = ConvolutionShape(batch, channels // groups, per_group, groups, tuple(windows))
+            shapes = convolution_of(of, machine, dense=machine.small)
             packed = builder.weight(pack_weights(taken, shapes, machine))
             image = Source(x, source.layout)
             definition = conv.convolution(shapes, image, epilogue, machine, weights_dtype=packed.dtype)

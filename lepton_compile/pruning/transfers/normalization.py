@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_graphsurgeon as gs
 
 from lepton_compile.pruning.channels import fixed
@@ -26,21 +28,22 @@ def per_channel(node: gs.Node, labelling: Labelling) -> None:
 @transfer("Hardmax", "LogSoftmax", "LpNormalization", "Softmax")
 def along_an_axis(node: gs.Node, labelling: Labelling) -> None:
     """Along the last one unless the node names another."""
-    _across(int(node.attrs.get("axis", -1)), node, labelling)
+    _across([int(node.attrs.get("axis", -1))], node, labelling)
 
 
 @transfer("LRN")
 def local_response_normalization(node: gs.Node, labelling: Labelling) -> None:
     """Each channel with its neighbours."""
-    _across(1, node, labelling)
+    _across([1], node, labelling)
 
 
 @transfer("LayerNormalization")
 def layer_normalization(node: gs.Node, labelling: Labelling) -> None:
     """Of one axis, channels that are left are normalised as those of a narrower layer would be."""
     x = labelling.of(node.inputs[0])
-    if int(node.attrs.get("axis", -1)) % len(x) != len(x) - 1:
-        _across(int(node.attrs.get("axis", -1)), node, labelling)
+    first = int(node.attrs.get("axis", -1)) % len(x)
+    if first < len(x) - 1:
+        _across(range(first, len(x)), node, labelling)
         return
     broadcast(
         [x, *(labelling.of(tensor) for tensor in node.inputs[1:] if not tensor.is_empty())], len(x), node, labelling
@@ -48,13 +51,11 @@ def layer_normalization(node: gs.Node, labelling: Labelling) -> None:
     _set_normalized(node, labelling, x)
 
 
-def _across(axis: int, node: gs.Node, labelling: Labelling) -> None:
-    """What takes everything along an axis together, or along all from there on, and keeps it."""
+def _across(axes: Iterable[int], node: gs.Node, labelling: Labelling) -> None:
+    """What takes everything along some axes together, and keeps it."""
     x = labelling.of(node.inputs[0])
-    first = axis % len(x)
-    last = len(x) if node.op == "LayerNormalization" else first + 1
-    for labels in x[first:last]:
-        labelling.freeze(labels, node, _TOGETHER)
+    for axis in axes:
+        labelling.freeze(x[axis], node, _TOGETHER)
     for parameter in node.inputs[1:]:
         for labels in labelling.of(parameter) if not parameter.is_empty() else ():
             labelling.freeze(labels, node, _TOGETHER)
